@@ -1,0 +1,1 @@
+"""What every room shares: durations, monitors, the state protocol, changes that last one `fit`."""

@@ -1,0 +1,68 @@
+"""What every test shares: the backend under test, seeds, and the small models and data."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import numpy as np
+import pytest
+
+BACKEND = keras.backend.backend()
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "backends(*names): the test runs on these Keras backends only"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        marker = item.get_closest_marker("backends")
+        if marker and BACKEND not in marker.args:
+            reason = f"needs the {' or '.join(marker.args)} backend"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """scikit-learn's digits: float32 images of shape (1797, 8, 8, 1) in [0, 1], int labels."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return (data.images[..., None] / 16).astype("float32"), data.target.astype("int32")
+
+
+@pytest.fixture
+def toy():
+    """64 vectors of 4 numbers, and which of 3 classes each is in."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 4)).astype("float32")
+    return x, (x[:, 0] > 0).astype("int32") + (x[:, 1] > 0.5)
+
+
+@pytest.fixture
+def make_model():
+    """A function that returns a small compiled classifier; its arguments go to `compile`."""
+
+    def make(optimizer="adam", **kwargs):
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras.layers.Dense(8, activation="relu"),
+                keras.layers.Dense(3),
+            ]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(**{"optimizer": optimizer, "loss": loss, "metrics": ["accuracy"], **kwargs})
+        return model
+
+    return make
