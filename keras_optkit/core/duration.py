@@ -91,17 +91,17 @@ def to_steps(duration: int | float | str, run: Run | None, name: str = "duration
         return int(amount)
     if run is None:
         raise ValueError(
-            f"`{name}` is measured in epochs or as a share of the run, which only `fit` knows. Pass "
-            "it through a callback of keras_optkit (for a schedule, "
+            f"`{name}` is measured in epochs or as a share of the run, which only `fit` knows. "
+            "Use it through a callback of keras_optkit (for a learning rate, "
             "`callbacks.LearningRate(schedule)`), or give it in steps. "
             f"Received: {name}={duration!r}"
         )
     if run.steps_per_epoch is None:
         raise ValueError(
-            f"`{name}` is measured in epochs or as a share of the run, and the number of batches in "
-            "this data is not known. Pass `steps_per_epoch=` to `fit`, set the dataset's length with "
-            "`dataset.apply(tf.data.experimental.assert_cardinality(n))`, or give the duration in "
-            f"steps. Received: {name}={duration!r}"
+            f"`{name}` is measured in epochs or as a share of the run, and the number of batches "
+            "in this data is not known. Pass `steps_per_epoch=` to `fit`, set the dataset's "
+            "length with `dataset.apply(tf.data.experimental.assert_cardinality(n))`, or give "
+            f"the duration in steps. Received: {name}={duration!r}"
         )
     epochs = amount if unit == "ep" else amount * run.epochs
     return round(epochs * run.steps_per_epoch)
