@@ -16,7 +16,7 @@ class OptkitCallback(Stateful, keras.callbacks.Callback):
     (`initial_epoch`) no earlier than that. Whatever `_install` raises, the model is put back.
     """
 
-    # Until training is over, nothing that a subclass does needs the logs of a single batch.
+    # Nothing here needs the logs of a single batch, so `fit` need not wait for them.
     async_safe = True
     _fit_scope: FitScope | None = None
 
@@ -52,8 +52,9 @@ class OptkitCallback(Stateful, keras.callbacks.Callback):
         except BaseException:
             self._fit_scope.close()
             raise
-        # A step that was compiled for an earlier `fit` does not hold what was just installed.
-        self.model.make_train_function(force=True)
+        if self._fit_scope.changed:
+            # A step that was compiled for an earlier `fit` does not hold the change.
+            self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
         self._fit_scope.close()

@@ -35,17 +35,24 @@ class FitScope:
         """Registers a function without arguments that undoes one change."""
         self._undo.append(undo)
 
+    @property
+    def changed(self) -> bool:
+        """Whether anything was changed that is not undone yet."""
+        return bool(self._undo)
+
     def close(self) -> None:
         """Undoes the changes, last first. Closing twice does nothing."""
+        changed = self.changed
         while self._undo:
             self._undo.pop()()
         model = self._model()
         if model is None or self not in _ACTIVE.get(model, []):
             return
+        if changed:
+            # What is compiled holds the change; the next `fit` compiles anew.
+            model.train_function = None
         scopes = _ACTIVE[model]
         scopes.remove(self)
-        # What is compiled holds what this scope had changed; the next `fit` compiles anew.
-        model.train_function = None
         if not scopes:
             del _ACTIVE[model]
             del model.make_train_function

@@ -1,1 +1,1 @@
-"""."""
+"""When training stops."""

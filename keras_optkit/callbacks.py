@@ -1,0 +1,6 @@
+"""Callbacks: objects for `model.fit(callbacks=[...])`."""
+
+from keras_optkit.schedules.learning_rate import LearningRate
+from keras_optkit.stopping.early_stopping import EarlyStopping, StopReason
+
+__all__ = ["EarlyStopping", "LearningRate", "StopReason"]
