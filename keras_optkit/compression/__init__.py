@@ -1,1 +1,1 @@
-"""."""
+"""Smaller models: pruning, and export for devices."""

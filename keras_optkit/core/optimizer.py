@@ -44,6 +44,15 @@ def iterations(optimizer: keras.optimizers.Optimizer) -> int:
     return int(keras.ops.convert_to_numpy(optimizer.iterations))
 
 
+def moving_average(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> keras.Variable | None:
+    """Returns the optimizer's moving average of a variable, or `None` where it keeps none."""
+    if not optimizer.use_ema:
+        return None
+    return optimizer._model_variables_moving_average[optimizer._get_variable_index(variable)]
+
+
 def drive_learning_rate(
     optimizer: keras.optimizers.Optimizer, rate: Callable, scope: FitScope
 ) -> None:

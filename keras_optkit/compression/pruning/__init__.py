@@ -1,1 +1,1 @@
-"""."""
+"""Pruning: weights that do not matter become exact zeros."""

@@ -1,0 +1,191 @@
+"""How sparse a model should be at which step."""
+
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from keras_optkit.core.duration import Run, parse, to_steps
+
+PACKAGE = "keras_optkit"
+
+
+class SparsitySchedule:
+    """The base of pruning schedules: when masks are refreshed, and to which sparsity.
+
+    A subclass sets `begin_step`, `end_step` and `frequency` and writes `sparsity(step)`. Steps
+    count optimizer updates from the start of the `fit` that prunes.
+    """
+
+    begin_step: int | float | str
+    end_step: int | float | str
+    frequency: int
+
+    def sparsity(self, step: Any) -> Any:
+        """Returns the share of weights, in [0, 1], that are zero at a step (scalar tensor)."""
+        raise NotImplementedError
+
+    def prunes_at(self, step: Any) -> Any:
+        """Tells whether masks are refreshed at a step (scalar integer tensor), as a boolean one."""
+        due = ops.equal((step - self.begin_step) % self.frequency, 0)
+        due = ops.logical_and(due, step >= self.begin_step)
+        if self.end_step != -1:
+            due = ops.logical_and(due, step <= self.end_step)
+            # The end need not be a multiple of the frequency away from the beginning.
+            due = ops.logical_or(due, ops.equal(step, self.end_step))
+        return due
+
+    def settled_at(self, step: int) -> bool:
+        """Tells whether the final sparsity is reached at a step."""
+        return step >= (self.begin_step if self.end_step == -1 else self.end_step)
+
+    def resolve(self, run: Run) -> Self:
+        """Returns this schedule with its beginning and end in optimizer steps.
+
+        Args:
+            run: The length of the `fit` that prunes.
+
+        Raises:
+            ValueError: If the end is not behind the beginning, or the length of the run is needed
+                and not known.
+        """
+        config = self.get_config()
+        for name in ("begin_step", "end_step"):
+            if config[name] != -1:
+                config[name] = to_steps(config[name], run, name)
+        return type(self)(**config)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def _validate(self, **sparsities: float) -> None:
+        for name, value in sparsities.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
+        if isinstance(self.frequency, bool) or self.frequency != int(self.frequency):
+            raise ValueError(f"`frequency` must be an integer. Received: {self.frequency!r}")
+        if self.frequency < 1:
+            raise ValueError(f"`frequency` must be >= 1. Received: frequency={self.frequency!r}")
+        begin, unit = parse(self.begin_step, "begin_step")
+        if self.end_step == -1:
+            return
+        end, end_unit = parse(self.end_step, "end_step")
+        if unit == end_unit and end <= begin:
+            raise ValueError(
+                "`end_step` must be behind `begin_step`. Received: "
+                f"begin_step={self.begin_step!r}, end_step={self.end_step!r}"
+            )
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ConstantSparsity(SparsitySchedule):
+    """Prunes to one sparsity at once, and keeps choosing which weights those are.
+
+    Args:
+        target_sparsity: Float in [0, 1), the share of weights that are zero.
+        begin_step: When pruning begins: `"2ep"`, `"500step"`, a fraction of the run in [0, 1], or
+            an integer number of optimizer updates.
+        end_step: When the choice of weights is settled, likewise; -1 for never. Defaults to -1.
+        frequency: Integer >= 1, the number of updates from one choice to the next.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> schedule = ConstantSparsity(0.5, begin_step=100)
+    >>> bool(schedule.prunes_at(200)), bool(schedule.prunes_at(250))
+    (True, False)
+
+    Reference:
+        The arguments are those of TensorFlow Model Optimization's schedule of this name.
+    """
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        begin_step: int | float | str,
+        end_step: int | float | str = -1,
+        frequency: int = 100,
+    ):
+        self.target_sparsity = target_sparsity
+        self.begin_step = begin_step
+        self.end_step = end_step
+        self.frequency = frequency
+        self._validate(target_sparsity=target_sparsity)
+
+    def sparsity(self, step: Any) -> Any:
+        return ops.cast(self.target_sparsity, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("target_sparsity", "begin_step", "end_step", "frequency")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class PolynomialDecay(SparsitySchedule):
+    """Raises the sparsity from one value to another, fast at first and ever more slowly.
+
+    `sparsity(step) = final + (initial - final) * (1 - (step - begin) / (end - begin)) ** power`
+
+    Args:
+        initial_sparsity: Float in [0, 1), the sparsity at `begin_step`.
+        final_sparsity: Float in [0, 1), the sparsity from `end_step` on.
+        begin_step: When pruning begins: `"2ep"`, `"500step"`, a fraction of the run in [0, 1], or
+            an integer number of optimizer updates.
+        end_step: When the final sparsity is reached, likewise.
+        power: Float > 0, the exponent. Defaults to 3.
+        frequency: Integer >= 1, the number of updates from one choice of weights to the next.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
+    >>> round(float(schedule.sparsity(500)), 3)
+    0.7
+
+    Reference:
+        Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
+        compression", 2017, equation 1 (the exponent is 3 there). The arguments are those of
+        TensorFlow Model Optimization's schedule of this name.
+    """
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int | float | str,
+        end_step: int | float | str,
+        power: float = 3,
+        frequency: int = 100,
+    ):
+        self.initial_sparsity = initial_sparsity
+        self.final_sparsity = final_sparsity
+        self.begin_step = begin_step
+        self.end_step = end_step
+        self.power = power
+        self.frequency = frequency
+        if end_step == -1:
+            raise ValueError(
+                "`end_step` must say when the final sparsity is reached. Received: end_step=-1"
+            )
+        if not power > 0:
+            raise ValueError(f"`power` must be > 0. Received: power={power!r}")
+        self._validate(initial_sparsity=initial_sparsity, final_sparsity=final_sparsity)
+
+    def sparsity(self, step: Any) -> Any:
+        step = ops.cast(step, "float32")
+        share = (step - self.begin_step) / (self.end_step - self.begin_step)
+        left = ops.power(1.0 - ops.clip(share, 0.0, 1.0), self.power)
+        return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * left
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("initial_sparsity", "final_sparsity", "begin_step", "end_step")
+        return {name: getattr(self, name) for name in (*names, "power", "frequency")}
