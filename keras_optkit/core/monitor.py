@@ -48,8 +48,8 @@ class Monitor:
         metrics = compiled_metrics(model)
         base = self.name.removeprefix("val_")
         if metrics is not None and base not in metrics:
-            names = [*metrics, *(f"val_{name}" for name in metrics)]
-            hint = did_you_mean(self.name, names)
+            # Without the prefix, which would make any two names alike.
+            hint = did_you_mean(base, metrics, prefix=self.name.removesuffix(base))
             if self.mode == "auto" or hint.startswith("Did you mean"):
                 raise ValueError(
                     f"monitor '{self.name}' is not available. {hint} A value that another callback "

@@ -1,1 +1,1 @@
-"""."""
+"""BatchNorm: blocks that hold it."""

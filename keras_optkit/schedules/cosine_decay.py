@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import keras
-
+from keras_optkit.core.serialization import register
 from keras_optkit.schedules.curves import cosine_between
-from keras_optkit.schedules.schedule import PACKAGE, Schedule, check_rate
+from keras_optkit.schedules.schedule import Schedule, check_rate
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@register
 class CosineDecay(Schedule):
     """Lowers the learning rate along half a cosine, then holds it.
 
@@ -52,7 +51,6 @@ class CosineDecay(Schedule):
         self._validate()
 
     def _rate(self, step: Any) -> Any:
-        step, length = self._after_warmup(step)
-        return cosine_between(
-            self.initial_learning_rate, self.alpha * self.initial_learning_rate, step, length
-        )
+        floor = self.alpha * self.initial_learning_rate
+        begin, end = self._span
+        return cosine_between(self.initial_learning_rate, floor, step, begin, end)

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_optkit.core.duration import parse
+from keras_optkit.core.serialization import register
 from keras_optkit.schedules.curves import cosine_between, linear_between
-from keras_optkit.schedules.schedule import PACKAGE, Schedule, check_rate
+from keras_optkit.schedules.schedule import Schedule, check_rate
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@register
 class OneCycle(Schedule):
     """Raises the learning rate to a maximum and anneals it far below its start, in one cycle.
 
@@ -79,21 +79,18 @@ class OneCycle(Schedule):
             )
 
     def _rate(self, step: Any) -> Any:
-        step, length = self._after_warmup(step)
         first = self.max_learning_rate / self.div_factor
         last = first / self.final_div_factor
-        # The last step of the cycle, not the one behind it, has the lowest rate.
-        top = self.pct_start * length - 1
-        ends = [(top, first, self.max_learning_rate)]
+        begin, end = self._span
+        # As in torch, the cycle's last step has the lowest rate, not the step behind it.
+        top = begin + self.pct_start * (end - begin) - 1
+        phases = [(top, self.max_learning_rate), (end - 1, last)]
         if self.three_phase:
-            ends.append((2 * top, self.max_learning_rate, first))
-            ends.append((length - 1, first, last))
-        else:
-            ends.append((length - 1, self.max_learning_rate, last))
+            phases.insert(1, (2 * top - begin, first))
         curve = cosine_between if self.anneal == "cosine" else linear_between
-        rate, begin = ops.cast(first, "float32"), 0.0
-        for end, start, target in ends:
-            phase = curve(start, target, step - begin, max(end - begin, 1e-6))
+        rate, start = ops.cast(first, "float32"), first
+        for end, target in phases:
+            phase = curve(start, target, step, begin, max(end, begin + 1e-6))
             rate = ops.where(step > begin, phase, rate)
-            begin = end
+            begin, start = end, target
         return rate

@@ -9,8 +9,6 @@ from keras import ops
 
 from keras_optkit.core.duration import Run, parse, to_steps
 
-PACKAGE = "keras_optkit"
-
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate as a pure function of the optimizer step.
@@ -63,10 +61,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def _names(self) -> tuple[str, ...]:
         return (*self.durations, "warmup")
 
-    def _after_warmup(self, step: Any) -> tuple[Any, int]:
-        """Returns the step counted from the warm-up's end, and the length that is left."""
-        warmup = self._steps["warmup"]
-        return step - warmup, self._steps[self.length] - warmup
+    @property
+    def _span(self) -> tuple[int, int]:
+        """The steps between which the schedule itself runs: the warm-up's end and its own."""
+        return self._steps["warmup"], self._steps[self.length]
 
     def with_warmup(self, duration: int | float | str, start: float = 0.0) -> Self:
         """Returns this schedule with a linear warm-up as its first part.

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import keras
 from keras import ops
 
+from keras_optkit.core.serialization import register
 from keras_optkit.schedules.curves import power
-from keras_optkit.schedules.schedule import PACKAGE, Schedule, check_rate
+from keras_optkit.schedules.schedule import Schedule, check_rate
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@register
 class StepDecay(Schedule):
     """Multiplies the learning rate by `gamma` every so many epochs or steps.
 
@@ -46,5 +46,6 @@ class StepDecay(Schedule):
         self._validate()
 
     def _rate(self, step: Any) -> Any:
-        drops = ops.floor(step / self._steps["every"])
+        # Steps are whole. The half keeps a quotient that is rounded down off the next one.
+        drops = ops.floor((step + 0.5) / self._steps["every"])
         return self.initial_learning_rate * power(self.gamma, drops)

@@ -1,5 +1,6 @@
 """The callback that prunes a model while it trains."""
 
+import math
 import warnings
 from typing import Any
 
@@ -125,7 +126,7 @@ class Pruning(OptkitCallback):
 
     def _choose(self, sparsity: Any) -> list:
         return [
-            keep_largest(ops.abs(kernel), num_kept(_size(kernel), sparsity))
+            keep_largest(ops.abs(kernel), num_kept(math.prod(kernel.shape), sparsity))
             for kernel in self._kernels
         ]
 
@@ -137,16 +138,9 @@ class Pruning(OptkitCallback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             zeros = sum(int(ops.sum(ops.cast(ops.equal(k, 0), "int32"))) for k in self._kernels)
-            logs["sparsity"] = zeros / sum(_size(kernel) for kernel in self._kernels)
+            logs["sparsity"] = zeros / sum(math.prod(kernel.shape) for kernel in self._kernels)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the update at which pruning started, and the masks."""
         masks = [ops.convert_to_numpy(mask) for mask in self._masks]
         return {"start": self._start, "masks": masks}
-
-
-def _size(variable: keras.Variable) -> int:
-    size = 1
-    for length in variable.shape:
-        size *= length
-    return size

@@ -2,12 +2,10 @@
 
 from typing import Any, Self
 
-import keras
 from keras import ops
 
 from keras_optkit.core.duration import Run, parse, to_steps
-
-PACKAGE = "keras_optkit"
+from keras_optkit.core.serialization import register
 
 
 class SparsitySchedule:
@@ -82,7 +80,7 @@ class SparsitySchedule:
             )
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@register
 class ConstantSparsity(SparsitySchedule):
     """Prunes to one sparsity at once, and keeps choosing which weights those are.
 
@@ -127,7 +125,7 @@ class ConstantSparsity(SparsitySchedule):
         return {name: getattr(self, name) for name in names}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@register
 class PolynomialDecay(SparsitySchedule):
     """Raises the sparsity from one value to another, fast at first and ever more slowly.
 
