@@ -26,8 +26,8 @@ class LearningRate(OptkitCallback):
 
     Args:
         schedule: A schedule of `keras_optkit.schedules`, any Keras `LearningRateSchedule`, or a
-            function that takes the step (a scalar integer tensor, counted from 0) and returns the
-            rate in `keras.ops`.
+            function that takes the step (a scalar float32 tensor, counted from 0) and returns the
+            rate, in `keras.ops`.
         log: Boolean, whether to put `"learning_rate"`, the rate of the epoch's last update, into
             the logs of each epoch. Defaults to True.
 
@@ -77,6 +77,9 @@ class LearningRate(OptkitCallback):
         drive_learning_rate(optimizer, self._rate_at, self._fit_scope)
 
     def _resolved(self) -> Callable:
+        if not isinstance(self.schedule, keras.optimizers.schedules.LearningRateSchedule):
+            # Python numbers do not mix with TensorFlow's int64 counter, and do with a float.
+            return lambda step: self.schedule(keras.ops.cast(step, "float32"))
         if not isinstance(self.schedule, Schedule):
             return self.schedule
         schedule = self.schedule.resolve(self.run)

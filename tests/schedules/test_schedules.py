@@ -16,7 +16,9 @@ STEPS = 2000
 
 def values(schedule, steps=STEPS):
     """All rates at once: a schedule is an elementwise function of the step."""
-    return keras.ops.convert_to_numpy(schedule(np.arange(steps))).astype("float64")
+    # One shape for all, which JAX compiles once.
+    rates = schedule(np.arange(max(steps, STEPS)))
+    return keras.ops.convert_to_numpy(rates).astype("float64")[:steps]
 
 
 def random_schedules(kind, count=20):
