@@ -12,6 +12,13 @@ import pytest
 
 BACKEND = keras.backend.backend()
 
+if BACKEND == "tensorflow":
+    # Two logical devices on one CPU, so that distribution can be tested anywhere.
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
 
 def pytest_configure(config):
     config.addinivalue_line(

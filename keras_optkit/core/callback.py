@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_optkit.core.duration import Run
+from keras_optkit.core.duration import Run, to_steps
 from keras_optkit.core.fit_scope import FitScope
-from keras_optkit.core.optimizer import require_compiled, updates_per_batch
+from keras_optkit.core.optimizer import iterations, require_compiled, updates_per_batch
 from keras_optkit.core.state import Stateful
 
 
@@ -36,6 +36,17 @@ class OptkitCallback(Stateful, keras.callbacks.Callback):
         batches = self.params.get("steps")
         steps = None if batches is None else batches * updates_per_batch(optimizer)
         return Run(epochs=self.params["epochs"], steps_per_epoch=steps)
+
+    def _first_update(self, epoch: int, state: dict | None) -> int:
+        """Returns the optimizer's update count at which epoch 0 of this run began.
+
+        A schedule starts with the `fit` that it is passed to. A `fit` that goes on, told by
+        `initial_epoch` or by its state, goes on in the schedule.
+        """
+        if state is not None:
+            return state["start"]
+        made = iterations(require_compiled(self.model, type(self).__name__))
+        return made if epoch == 0 else made - to_steps(f"{epoch}ep", self.run, "initial_epoch")
 
     def on_train_begin(self, logs=None):
         if self._fit_scope is not None:

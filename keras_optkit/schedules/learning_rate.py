@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from keras_optkit.core.callback import OptkitCallback
-from keras_optkit.core.duration import to_steps
 from keras_optkit.core.optimizer import drive_learning_rate, iterations, require_compiled
 from keras_optkit.schedules.schedule import Schedule, check_rate
 
@@ -62,16 +61,10 @@ class LearningRate(OptkitCallback):
                 "`LearningRate` sets one rate, and a MultiOptimizer has several. Give each of its "
                 f"optimizers a schedule of its own. Received: optimizer={optimizer!r}"
             )
-        made = iterations(optimizer)
-        if state is not None:
-            self._start = state["start"]
-        elif epoch == 0:
-            self._start = made
-        else:
-            self._start = made - to_steps(f"{epoch}ep", self.run, "initial_epoch")
+        self._start = self._first_update(epoch, state)
         schedule = self._resolved()
         self._rate_at = lambda update: schedule(update - self._start)
-        _check_rate_at(schedule, made - self._start)
+        _check_rate_at(schedule, iterations(optimizer) - self._start)
         self._optimizer = optimizer
         self._own_rate = self._read_own_rate()
         drive_learning_rate(optimizer, self._rate_at, self._fit_scope)

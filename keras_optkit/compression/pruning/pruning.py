@@ -75,7 +75,7 @@ class Pruning(OptkitCallback):
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         self._optimizer = optimizer
-        self._start = iterations(optimizer) if state is None else state["start"]
+        self._start = self._first_update(epoch, state)
         self._masks = add_variables(
             self.model,
             optimizer,
@@ -86,8 +86,10 @@ class Pruning(OptkitCallback):
             scope=self._fit_scope,
         )
         if state is not None:
-            for mask, value in zip(self._masks, state["masks"], strict=True):
-                mask.assign(value)
+            self._assign_masks(state["masks"])
+        elif epoch > 0:
+            # A run that goes on without its state: its zeros are the mask.
+            self._assign_masks([ops.not_equal(kernel, 0) for kernel in self._kernels])
         self._update()
         after_update(optimizer, self._update, self._fit_scope)
 
@@ -123,6 +125,10 @@ class Pruning(OptkitCallback):
                     weights = ops.convert_to_tensor(variable)
                     # Not a product: that would leave -0.0, and NaN where a weight diverged.
                     variable.assign(ops.where(value, weights, ops.zeros_like(weights)))
+
+    def _assign_masks(self, values: list) -> None:
+        for mask, value in zip(self._masks, values, strict=True):
+            mask.assign(value)
 
     def _choose(self, sparsity: Any) -> list:
         return [

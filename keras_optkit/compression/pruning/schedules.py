@@ -57,6 +57,11 @@ class SparsitySchedule:
         """Returns the constructor's arguments."""
         raise NotImplementedError
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Makes a schedule from what `get_config` returned."""
+        return cls(**config)
+
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
