@@ -57,7 +57,9 @@ class NormAct(keras.layers.Layer):
                 self._norm_layer = keras.layers.BatchNormalization(
                     axis=self._channel_axis, dtype=self.dtype_policy
                 )
-            self._norm_layer.build(self._linear.compute_output_shape(input_shape))
+            # A layer that comes from a saved file is built already.
+            if not self._norm_layer.built:
+                self._norm_layer.build(self._linear.compute_output_shape(input_shape))
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
