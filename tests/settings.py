@@ -1,0 +1,181 @@
+"""The one table from which every public part gets its common tests (see test_settings.py).
+
+Run as a script it is the process that those tests kill and start again:
+python settings.py start|resume FOLDER
+"""
+
+import dataclasses
+import os
+import pathlib
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from keras_optkit import callbacks, layers, pruning, schedules
+
+EPOCHS, BATCH, SAMPLES = 5, 32, 128
+KILLED_IN_EPOCH = 3
+
+
+@dataclasses.dataclass
+class Setting:
+    """How one part is put into a small model or a `fit`.
+
+    Args:
+        name: The name of the test.
+        callbacks: Makes the callbacks for one `fit`.
+        layers: Makes layers that stand behind the input.
+        learning_rate: Makes what the optimizer gets as its rate.
+    """
+
+    name: str
+    callbacks: Callable[[], list] = list
+    layers: Callable[[], list] = list
+    learning_rate: Callable[[], object] = lambda: 0.02
+
+
+def rate(schedule):
+    return lambda: [callbacks.LearningRate(schedule())]
+
+
+def prune(schedule):
+    return lambda: [callbacks.Pruning(schedule())]
+
+
+SETTINGS = [
+    Setting("ConvBNAct", layers=lambda: [layers.ConvBNAct(4, 3, padding="same")]),
+    Setting("DenseBNAct", layers=lambda: [layers.DenseBNAct(4)]),
+    Setting("StepDecay", rate(lambda: schedules.StepDecay(0.02, "1ep", gamma=0.5))),
+    Setting("CosineDecay", rate(lambda: schedules.CosineDecay(0.02, alpha=0.1).with_warmup("1ep"))),
+    Setting("OneCycle", rate(lambda: schedules.OneCycle(0.02))),
+    Setting("StepDecay in the optimizer", learning_rate=lambda: schedules.StepDecay(0.02, 6)),
+    Setting(
+        "EarlyStopping",
+        lambda: [callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)],
+    ),
+    Setting("ConstantSparsity", prune(lambda: pruning.ConstantSparsity(0.5, "1ep", frequency=3))),
+    Setting(
+        "PolynomialDecay",
+        prune(lambda: pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
+    ),
+    Setting(
+        "all together",
+        lambda: [
+            callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),
+            callbacks.Pruning(pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
+            callbacks.LearningRate(schedules.OneCycle(0.02)),
+        ],
+        lambda: [layers.ConvBNAct(4, 3)],
+    ),
+]
+
+
+def data():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = (digits.images[:SAMPLES, ..., None] / 16).astype("float32")
+    return x, digits.target[:SAMPLES].astype("int32")
+
+
+def make_model(setting):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            *setting.layers(),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.2, seed=3),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(setting.learning_rate()), loss, metrics=["accuracy"])
+    return model
+
+
+def fit(model, parts, epochs=EPOCHS, initial_epoch=0, extra=()):
+    history = model.fit(
+        *data(),
+        batch_size=BATCH,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*parts, *extra],
+    )
+    return history.history
+
+
+def seed_generators(model):
+    """The sources of randomness, whose state Keras does not save with a model."""
+    return [seed for layer in model._flatten_layers() for seed in layer._seed_generators]
+
+
+class KilledError(Exception):
+    pass
+
+
+class SaveThenDie(keras.callbacks.Callback):
+    """Saves model and states after each epoch, and breaks off in the middle of a later one."""
+
+    def __init__(self, folder, parts):
+        super().__init__()
+        self.folder, self.parts = folder, parts
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == KILLED_IN_EPOCH and batch == 1:
+            raise KilledError
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.save(self.folder / "model.keras")
+        states = [part.get_state() for part in self.parts]
+        seeds = [keras.ops.convert_to_numpy(seed.state) for seed in seed_generators(self.model)]
+        (self.folder / "states").write_bytes(pickle.dumps((states, seeds)))
+
+
+def start(setting, folder):
+    folder.mkdir(parents=True)
+    parts = setting.callbacks()
+    try:
+        fit(make_model(setting), parts, extra=[SaveThenDie(folder, parts)])
+    except KilledError:
+        return
+    raise AssertionError("the run was not broken off")
+
+
+def resume(setting, folder):
+    model = keras.models.load_model(folder / "model.keras")
+    parts = setting.callbacks()
+    states, seeds = pickle.loads((folder / "states").read_bytes())
+    for generator, seed in zip(seed_generators(model), seeds, strict=True):
+        generator.state.assign(seed)
+    for part, state in zip(parts, states, strict=True):
+        part.set_state(state)
+    history = fit(model, parts, initial_epoch=KILLED_IN_EPOCH)
+    np.savez(folder / "end.npz", *model.get_weights())
+    (folder / "history").write_bytes(pickle.dumps(history))
+
+
+def main(phase, folder):
+    for setting in SETTINGS:
+        {"start": start, "resume": resume}[phase](setting, pathlib.Path(folder) / setting.name)
+    if phase == "start":
+        # Nothing that this process could still tidy up reaches the next one.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
