@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-backends lint format wheel benchmarks clean
+.PHONY: quickstart test test-backends lint format wheel smoke clean
 
 # pip is called through the interpreter so that a moved checkout still works.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -39,5 +39,13 @@ wheel: $(VENV)/.base
 	rm -rf dist
 	$(BIN)/python -m build
 
+# The wheel alone, in an empty environment, away from the checkout.
+smoke: wheel
+	rm -rf $(VENV)-wheel
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(VENV)-wheel && bin/python ../tests/smoke.py
+	rm -rf $(VENV)-wheel
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-wheel build dist .pytest_cache .ruff_cache *.egg-info
