@@ -144,6 +144,8 @@ def load(
     seed = input_pipeline.check_seed(seed)
     input_pipeline.check_augment(augment)
     several = isinstance(split, list | tuple)
+    if several and not split:
+        raise ValueError(f"`split` must name at least one split. Received: split={split!r}")
     splits = list(split) if several else [split]
     training = [shuffle] * len(splits) if shuffle else _for_training(splits)
     if augment is not None and not any(training):
@@ -201,11 +203,16 @@ def _load_split(builder, name, split, *, batch_size, size, augment, seed, shuffl
     options = tf.data.Options()
     options.deterministic = True
     image_key, label_key = builder.info.supervised_keys
+    other_images = [
+        key
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image) and key != image_key
+    ]
     dataset = builder.as_dataset(
         split=split,
         # What is cached is shuffled whole afterwards; the order of its files does not matter.
         shuffle_files=shuffle and not cache and not builder.info.disable_shuffling,
-        decoders=tfds.decode.PartialDecoding({image_key: True, label_key: True}),
+        decoders={key: tfds.decode.SkipDecoding() for key in other_images},
         read_config=tfds.ReadConfig(
             options=options, try_autocache=False, skip_prefetch=True, shuffle_seed=seed
         ),
@@ -232,7 +239,7 @@ def _num_examples(builder, name, split) -> int:
     try:
         part = builder.info.splits[split]
         count, files = part.num_examples, {i.filename for i in part.file_instructions}
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         splits = list(builder.info.splits)
         raise ValueError(
             f"`split` must be one of the splits of {name!r} or a slice of one, as "
@@ -283,6 +290,9 @@ def _prepared_builder(name, data_dir, download):
         builder = make()
     except tfds.core.DatasetNotFoundError:
         raise ValueError(_unknown_name(name, root)) from None
+    except AssertionError as error:
+        # What TFDS raises for a version that it does not have.
+        raise ValueError(f"{error} Received: name={name!r}, data_dir={data_dir!r}") from error
     if builder.info.initialized:
         return builder
     # Told before anything is downloaded.

@@ -36,8 +36,10 @@ def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 def check_seed(seed: int | None) -> int | None:
     """Returns the seed if it is `None` or an integer >= 0, else raises a `ValueError`."""
-    if seed is None or (_is_positive_integer(seed) or seed == 0) and not isinstance(seed, bool):
-        return None if seed is None else int(seed)
+    if seed is None:
+        return None
+    if isinstance(seed, numbers.Integral) and not isinstance(seed, bool) and seed >= 0:
+        return int(seed)
     raise ValueError(f"`seed` must be None or an integer >= 0. Received: seed={seed!r}")
 
 
