@@ -138,12 +138,14 @@ def _augmented(dataset, augment, parallel_calls):
     try:
         augmented = dataset.map(apply, num_parallel_calls=parallel_calls)
     except Exception as error:
-        reason = str(error).strip().splitlines() or [""]
+        # TensorFlow puts a trace of the user's code in front of the message itself.
+        kind = type(error).__name__
+        reason = (str(error).strip().splitlines() or [""])[-1].strip().removeprefix(f"{kind}: ")
         raise ValueError(
             "`augment` must run inside tf.data: a function of TensorFlow operations, or a Keras "
             "layer that works there on every backend, as the image layers of Keras and of this "
             "package do (chain several with `keras.layers.Pipeline`). On the "
-            f"{keras.backend.backend()} backend it raised {type(error).__name__}: {reason[-1]} "
+            f"{keras.backend.backend()} backend it raised {kind}: {reason} "
             f"Received: augment={augment!r}"
         ) from error
     spec = augmented.element_spec

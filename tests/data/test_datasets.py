@@ -176,6 +176,7 @@ def test_a_keras_layer_augments_in_every_batch(data_dir):
 def test_fit_trains_on_it(data_dir, make_classifier):
     train, test = data.load(
         split=["train", "test"],
+        batch_size=128,
         data_dir=data_dir,
         augment=keras.layers.RandomTranslation(0.1, 0.1, fill_mode="constant", seed=0),
         seed=0,
@@ -183,7 +184,7 @@ def test_fit_trains_on_it(data_dir, make_classifier):
     model = make_classifier((8, 8, 1), 10)
     history = model.fit(train, validation_data=test, epochs=4, verbose=0, shuffle=False).history
     assert history["val_accuracy"][-1] > 0.7
-    assert model.optimizer.iterations == 4 * 45
+    assert model.optimizer.iterations == 4 * 12
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +334,9 @@ def test_bad_arguments(data_dir, arguments, message):
 
 @pytest.mark.backends("jax", "torch")
 def test_a_layer_that_cannot_run_in_tf_data(data_dir):
-    message = f"on the {keras.backend.backend()} backend it raised.*GaussianNoise"
+    message = (
+        f"On the {keras.backend.backend()} backend it raised NotImplementedError: [^:]*symbolic"
+    )
     with pytest.raises(ValueError, match=message):
         data.load(data_dir=data_dir, augment=keras.layers.GaussianNoise(1.0))
 

