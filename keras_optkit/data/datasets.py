@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import math
 import os
 import random
 import re
@@ -121,7 +122,8 @@ def load(
         are float32 of shape `(batch, height, width, channels)` in the range of the stored ones,
         for uint8 sets [0, 255], as Keras' own loaders and image layers have it; put
         `keras.layers.Rescaling(1 / 255)` first in the model. Labels are int32 of shape `(batch,)`.
-        The length is known to `fit`, and `dataset.class_names` lists the classes.
+        The length is known to `fit`, and `dataset.class_names` lists the classes. Pass
+        `shuffle=False` to `fit`: Keras warns otherwise that it does not shuffle such a dataset.
 
     Raises:
         ValueError: If an argument is malformed, the name or the split is unknown, or the dataset
@@ -196,9 +198,9 @@ def _load_split(builder, name, split, *, batch_size, size, augment, seed, shuffl
     dtype = tf.as_dtype(image.np_dtype)
     if size is not None and dtype != tf.uint8:
         dtype = tf.float32
-    bytes_each = input_pipeline.image_bytes(shape, dtype)
+    bytes_each = math.prod((*shape[:2], shape[2] or 3)) * dtype.size
     if cache is None:
-        cache = bytes_each is not None and count * bytes_each <= input_pipeline.MEMORY_LIMIT
+        cache = count * bytes_each <= input_pipeline.MEMORY_LIMIT
 
     options = tf.data.Options()
     options.deterministic = True
@@ -236,6 +238,8 @@ def _load_split(builder, name, split, *, batch_size, size, augment, seed, shuffl
 
 def _num_examples(builder, name, split) -> int:
     """Returns the number of examples in a split, once its files are known to be there."""
+    import tensorflow as tf
+
     try:
         part = builder.info.splits[split]
         count, files = part.num_examples, {i.filename for i in part.file_instructions}
@@ -247,7 +251,7 @@ def _num_examples(builder, name, split) -> int:
         ) from error
     if not count:
         raise ValueError(f"The split of {name!r} is empty. Received: split={split!r}")
-    missing = sorted(os.fspath(file) for file in files if not os.path.exists(file))
+    missing = sorted(os.fspath(file) for file in files if not tf.io.gfile.exists(file))
     if missing:
         raise FileNotFoundError(
             f"The prepared copy of {name!r} is not complete; {len(missing)} of its files are "
@@ -281,6 +285,8 @@ def _prepared_builder(name, data_dir, download):
 
     from keras_optkit.data import digits
 
+    if not isinstance(name, str):
+        raise ValueError(f"`name` must be a string. Received: name={name!r}")
     root = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
 
     def make():
@@ -315,9 +321,10 @@ def _unknown_name(name, root) -> str:
     import tensorflow_datasets as tfds
 
     names = tfds.list_builders()
-    near = difflib.get_close_matches(re.split("[/:]", name)[0], names, n=3, cutoff=0.55)
+    plain = re.split("[/:]", name)[0]
+    near = difflib.get_close_matches(plain, names, n=3, cutoff=0.55)
     hint = (
-        did_you_mean(near[0], near)
+        did_you_mean(plain, near)
         if near
         else f"`tensorflow_datasets.list_builders()` lists the {len(names)} that it knows."
     )
@@ -368,7 +375,7 @@ def _prepare(builder, make):
 
 
 def _download(builder, make):
-    from tensorflow_datasets.core.download.util import DownloadError
+    import tensorflow_datasets as tfds
 
     if not _reachable(builder):
         raise ConnectionError(
@@ -380,12 +387,15 @@ def _download(builder, make):
     try:
         return _prepare(builder, make)
     except Exception as error:
-        if isinstance(error, DownloadError) or _is_network(error):
+        if isinstance(error, tfds.download.DownloadError) or _is_network(error):
             raise ConnectionError(
                 f"The dataset {builder.name!r} could not be downloaded. Try again later, or copy a "
                 "prepared dataset here and pass `data_dir=`. "
                 f"Received: name={builder.name!r}, download=True ({error})"
             ) from error
+        if isinstance(error, AssertionError):
+            # What TFDS raises where files have to be fetched by hand; it says which.
+            raise ValueError(f"{error} Received: name={builder.name!r}, download=True") from error
         raise
 
 
@@ -399,9 +409,9 @@ def _reachable(builder) -> bool:
     """Asks up to three of the dataset's servers once; TFDS itself retries for minutes."""
     import requests
 
+    # TFDS writes such a file for each that it has downloaded; there may be all that it takes.
     downloads = builder.data_dir_root / "downloads"
-    if next(downloads.glob("*/*.INFO"), None) is not None:
-        # Something was downloaded before, maybe all that it takes.
+    if any(next(downloads.glob(pattern), None) for pattern in ("*.INFO", "*/*.INFO")):
         return True
     first_urls = {}
     for url in builder.url_infos or {}:

@@ -323,8 +323,7 @@ def _to_dataset(
         return (image, *label) if label else image
 
     if cache is None:
-        bytes_each = input_pipeline.image_bytes((*size, channels), tf.uint8)
-        cache = len(files) * bytes_each <= input_pipeline.MEMORY_LIMIT
+        cache = len(files) * size[0] * size[1] * channels <= input_pipeline.MEMORY_LIMIT
     dataset = tf.data.Dataset.from_tensor_slices(files if labels is None else (files, labels))
     if shuffle and not cache:
         dataset = input_pipeline.shuffle(dataset, len(files), None, seed)

@@ -1,6 +1,5 @@
 """The steps that every image pipeline here is made of: resize, cache, shuffle, batch, augment."""
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -70,11 +69,6 @@ def resize(image: "tf.Tensor", size: tuple[int, int]) -> "tf.Tensor":
     return resized
 
 
-def image_bytes(shape: tuple[int | None, ...], dtype: "tf.DType") -> int | None:
-    """Returns what one image takes in memory, or `None` where its shape is not known."""
-    return None if None in shape else math.prod(shape) * dtype.size
-
-
 def shuffle(
     dataset: "tf.data.Dataset", count: int, bytes_each: int | None, seed: int | None
 ) -> "tf.data.Dataset":
@@ -131,7 +125,7 @@ def _augmented(dataset, augment, parallel_calls):
     is_layer = isinstance(augment, keras.layers.Layer)
 
     def apply(images, *labels):
-        # Keras' random layers do nothing unless they are told that this is training.
+        # Some layers, as GaussianNoise, do nothing unless they are told that this is training.
         images = augment(images, training=True) if is_layer else augment(images)
         return (images, *labels) if labels else images
 

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import logging
 import random
@@ -148,6 +149,18 @@ def test_the_prepared_copy_of_a_tfds_dataset(shared_dir):
     assert dataset.class_names[0] == "T-shirt/top"
 
 
+@pytest.mark.parametrize(("limit", "fits"), [(364 * 64, True), (364 * 64 - 1, False)])
+def test_it_caches_what_fits(tmp_path, data_dir, monkeypatch, limit, fits):
+    monkeypatch.setattr("keras_optkit.data.input_pipeline.MEMORY_LIMIT", limit)
+    shutil.copytree(data_dir / "optkit_digits", tmp_path / "optkit_digits")
+    test = data.load(split="test", data_dir=tmp_path)
+    _images(test)
+    for path in tmp_path.rglob("*.tfrecord*"):
+        path.write_bytes(b"")
+    with contextlib.nullcontext() if fits else pytest.raises(Exception, match="364 elements"):
+        _images(test)
+
+
 @pytest.mark.parametrize("cache", [True, False])
 def test_caching_changes_nothing_but_the_reading(tmp_path, data_dir, cache):
     shutil.copytree(data_dir / "optkit_digits", tmp_path / "optkit_digits")
@@ -289,6 +302,11 @@ def test_an_unknown_name(tmp_path, name, hint):
         data.load(name, data_dir=tmp_path)
 
 
+def test_a_dataset_that_is_fetched_by_hand(tmp_path):
+    with pytest.raises(ValueError, match=r"(?s)manual.*Received: name='resisc45', download=True"):
+        data.load("resisc45", data_dir=tmp_path, download=True)
+
+
 def test_an_unknown_version(tmp_path):
     with pytest.raises(ValueError, match=r"version 9\.9\.9, only: 1\.0\.0.*Received: name="):
         data.load("optkit_digits:9.9.9", data_dir=tmp_path)
@@ -314,6 +332,7 @@ def test_a_dataset_of_something_else(tmp_path, name, features):
         ({"split": "train[80%"}, "slice of one.*Received: split="),
         ({"split": None}, "must be one of the splits.*Received: split=None"),
         ({"split": []}, "at least one split"),
+        ({"name": None}, "`name` must be a string. Received: name=None"),
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1. Received: batch_size=0"),
         ({"batch_size": 2.5}, "`batch_size`"),
         ({"image_size": (8, 0)}, r"\(height, width\). Received: image_size=\(8, 0\)"),
@@ -330,6 +349,12 @@ def test_a_dataset_of_something_else(tmp_path, name, features):
 def test_bad_arguments(data_dir, arguments, message):
     with pytest.raises(ValueError, match=message):
         data.load(**{"data_dir": data_dir, **arguments})
+
+
+@pytest.mark.backends("tensorflow")  # where any layer runs in tf.data
+def test_a_layer_is_told_that_this_is_training(data_dir):
+    noisy = _images(data.load(data_dir=data_dir, augment=keras.layers.GaussianNoise(1.0)))
+    assert not np.array_equal(noisy, np.round(noisy))
 
 
 @pytest.mark.backends("jax", "torch")

@@ -82,6 +82,17 @@ def test_shuffling(write_images, cache):
     assert 4 < labels[:32].sum() < 28  # both classes, not one after the other
 
 
+@pytest.mark.parametrize(("limit", "fits"), [(4 * 75, True), (4 * 75 - 1, False)])
+def test_it_caches_what_fits(write_images, monkeypatch, limit, fits):
+    monkeypatch.setattr("keras_optkit.data.input_pipeline.MEMORY_LIMIT", limit)
+    folder = write_images({"a": 2, "b": 2})
+    dataset = data.from_directory(folder, 5, shuffle=False)
+    first = _images(dataset)
+    for file in dataset.file_paths:
+        Image.new("RGB", (5, 5)).save(file)
+    assert np.array_equal(_images(dataset), first) is fits
+
+
 @pytest.mark.parametrize("color_mode", ["rgb", "grayscale"])
 def test_every_format_and_colour(tmp_path, color_mode):
     # A gradient: TensorFlow's fast decoding of JPEG is off by more on noise.

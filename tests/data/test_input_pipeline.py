@@ -26,14 +26,6 @@ def test_images_of_other_types_keep_their_range():
     np.testing.assert_allclose(np.mean(resized), 0, atol=1e-6)
 
 
-def test_image_bytes():
-    import tensorflow as tf
-
-    assert input_pipeline.image_bytes((4, 5, 3), tf.uint8) == 60
-    assert input_pipeline.image_bytes((4, 5, 3), tf.float32) == 240
-    assert input_pipeline.image_bytes((None, 5, 3), tf.uint8) is None
-
-
 @pytest.mark.parametrize(
     ("size", "expected"), [(7, (7, 7)), ([3, 4], (3, 4)), (np.int64(2), (2, 2))]
 )
