@@ -322,7 +322,7 @@ def _unknown_name(name, root) -> str:
 
     names = tfds.list_builders()
     plain = re.split("[/:]", name)[0]
-    near = difflib.get_close_matches(plain, names, n=3, cutoff=0.55)
+    near = difflib.get_close_matches(plain, names, n=3, cutoff=0.6)
     hint = (
         did_you_mean(plain, near)
         if near
