@@ -172,7 +172,7 @@ class ImageDataGeneratorLayer(AugmentationLayer):
         width_shift_range: Number >= 0 or a list of numbers.
         height_shift_range: Number >= 0 or a list of numbers.
         brightness_range: A pair of numbers, 0 <= low <= high, or `None`.
-        shear_range: Number in [0, 90).
+        shear_range: Number in [0, 90].
         zoom_range: Number in [0, 1), or a pair of numbers, 0 < low <= high.
         channel_shift_range: Number >= 0.
         fill_mode: String.
@@ -226,13 +226,13 @@ class ImageDataGeneratorLayer(AugmentationLayer):
         )
         self.samplewise_center = samplewise_center
         self.samplewise_std_normalization = samplewise_std_normalization
-        self.rotation_range = _at_most("rotation_range", rotation_range, 360)
+        self.rotation_range = _number("rotation_range", rotation_range, 0, 360)
         self.width_shift_range = self._shifts[1].value
         self.height_shift_range = self._shifts[0].value
         self.brightness_range = brightness_range
-        self.shear_range = _at_most("shear_range", shear_range, math.nextafter(90, 0))
+        self.shear_range = _number("shear_range", shear_range, 0, 90)
         self.zoom_range = zoom_range
-        self.channel_shift_range = _at_most("channel_shift_range", channel_shift_range, 3e38)
+        self.channel_shift_range = _number("channel_shift_range", channel_shift_range, low=0)
         self.fill_mode = fill_mode
         self.cval = cval
         self.horizontal_flip = horizontal_flip
@@ -296,7 +296,7 @@ class ImageDataGeneratorLayer(AugmentationLayer):
     def finish_images(self, images):
         ops = ops_for(images)
         images = ops.cast(images, "float32")
-        if self.rescale is not None:
+        if self.rescale:
             images = images * self.rescale
         if self.samplewise_center or self.samplewise_std_normalization:
             images = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
@@ -333,19 +333,15 @@ class _Shift:
 
     def __init__(self, name: str, value: Any):
         self.value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-        choices = self.value
-        if isinstance(choices, numbers.Integral) and not isinstance(choices, bool):
-            choices = list(range(choices)) if choices >= 0 else None
-            self._in_pixels = True
-        elif isinstance(choices, (tuple, list)):
-            choices = [_number(name, choice) for choice in choices]
-            self._in_pixels = max(choices, default=0) >= 1
+        self._choices = None
+        if isinstance(self.value, (tuple, list)):
+            self._choices = [_number(name, choice) for choice in self.value]
         else:
-            self._range = _at_most(name, choices, 3e38)
-            self._in_pixels = self._range >= 1
-        self._choices = choices if isinstance(choices, list) else None
-        if choices is None:
-            raise ValueError(f"`{name}` must not be negative. Received: {name}={value!r}")
+            self._range = _number(name, self.value, low=0)
+            if isinstance(self.value, int):
+                self._choices = list(range(self.value))
+        largest = self._range if self._choices is None else max(self._choices, default=0)
+        self._in_pixels = largest >= 1
 
     def draw(self, draws, signs, size):
         """Returns a shift in pixels for each image, from two draws and the size in pixels."""
@@ -377,17 +373,17 @@ def _brightness(value: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def _at_most(name: str, value: Any, limit: float) -> float:
-    value_ = _number(name, value)
-    if not 0 <= value_ <= limit:
-        raise ValueError(f"`{name}` must be in [0, {limit:g}]. Received: {name}={value!r}")
+def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    """Returns the value if it is a finite number in [low, high], and raises otherwise."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        where = f" in [{low:g}, {high:g}]" if low > -math.inf else ""
+        raise ValueError(f"`{name}` must be a finite number{where}. Received: {name}={value!r}")
     return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
-    return float(value)
 
 
 def _per_image(values: Any) -> Any:

@@ -122,7 +122,7 @@ def check_sampling(interpolation: str, fill_mode: str, fill_value: float) -> Non
 
 
 def _extend(index: Any, size: Any, fill_mode: str, ops: Any) -> Any:
-    """Maps whole float numbers, which may lie outside of [0, size), to the pixels they stand for."""
+    """Maps whole float numbers, in [0, size) or not, to the pixels that they stand for."""
     size = ops.cast(size, "float32")
     if fill_mode == "reflect":
         index = _modulo(index, 2 * size, ops)
