@@ -158,7 +158,7 @@ def test_identity_in_an_export(images, tmp_path):
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_fit_augments_anew_in_each_epoch_and_keeps_xla(jit_compile):
     if jit_compile and keras.backend.backend() == "torch":
-        pytest.skip("torch.compile needs a C++ compiler, and is no XLA")
+        pytest.skip("XLA is TensorFlow's and JAX's")
     # A frozen head and a rate of 0: the loss differs from epoch to epoch by augmentation alone.
     # Only one batch in an epoch, and a ragged one after it, so that nothing is averaged away.
     x = np.random.default_rng(0).random((12, 5, 9, 3)).astype("float32")
