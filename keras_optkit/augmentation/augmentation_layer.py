@@ -152,6 +152,7 @@ class AugmentationLayer(keras.layers.Layer):
 
     def compute_output_spec(self, inputs, training=None):
         data = inputs if isinstance(inputs, dict) else {"images": inputs}
+        self._check_keys(data)
         self._check(data)
         dtype = keras.backend.standardize_dtype(data["images"].dtype)
         images = keras.KerasTensor(data["images"].shape, self._output_dtype(dtype))
@@ -176,7 +177,7 @@ class AugmentationLayer(keras.layers.Layer):
         ops = ops_for(images)
         shape = ops.shape(images)
         batch = shape[0] if len(shape) == 4 else 1
-        axis = -2 if self.data_format == "channels_first" else -3
+        axis = -2 if self._channels_first else -3
         return self.sample(
             lambda n: uniform((batch, n), self.seed_generator, images),
             shape[axis],
@@ -214,7 +215,7 @@ class AugmentationLayer(keras.layers.Layer):
         ops = ops_for(x)
         single = (rank or len(x.shape)) == 3
         flat = rank is not None and len(x.shape) == rank - 1
-        first = self.data_format == "channels_first" and not flat
+        first = self._channels_first and not flat
         if single:
             x = ops.expand_dims(x, 0)
         if flat:
@@ -250,16 +251,15 @@ class AugmentationLayer(keras.layers.Layer):
             if key not in _KEYS:
                 raise ValueError(
                     f"{type(self).__name__} does not know what to do with {key!r}. Known are "
-                    f"{_KEYS}. {did_you_mean(str(key), _KEYS)} Received: keys {sorted(data)}"
+                    f"{_KEYS}. {did_you_mean(str(key), _KEYS)} Received: keys {list(data)}"
                 )
         if "images" not in data:
             raise ValueError(
                 f"{type(self).__name__} needs a dictionary with 'images'. "
-                f"Received: keys {sorted(data)}"
+                f"Received: keys {list(data)}"
             )
 
     def _check(self, data):
-        self._check_keys(data)
         images = data["images"]
         shape, dtype = _shape(images), keras.backend.standardize_dtype(images.dtype)
         if shape is None or len(shape) not in (3, 4):

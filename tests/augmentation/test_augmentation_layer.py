@@ -159,8 +159,8 @@ def test_identity_in_an_export(images, tmp_path):
 def test_fit_augments_anew_in_each_epoch_and_keeps_xla(jit_compile):
     if jit_compile and keras.backend.backend() == "torch":
         pytest.skip("XLA is TensorFlow's and JAX's")
-    # A frozen head and a rate of 0: the loss differs from epoch to epoch by augmentation alone.
-    # Only one batch in an epoch, and a ragged one after it, so that nothing is averaged away.
+    # With a learning rate of 0 the loss differs from epoch to epoch by augmentation alone. A full
+    # batch and a ragged one after it.
     x = np.random.default_rng(0).random((12, 5, 9, 3)).astype("float32")
     model = keras.Sequential(
         [keras.Input((5, 9, 3)), make_layer(), keras.layers.Flatten(), keras.layers.Dense(1)]
@@ -168,7 +168,9 @@ def test_fit_augments_anew_in_each_epoch_and_keeps_xla(jit_compile):
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit_compile)
     assert model.jit_compile == jit_compile
     assert all(layer.supports_jit for layer in model.layers)
-    losses = model.fit(x, np.zeros(12), batch_size=8, epochs=4, verbose=0).history["loss"]
+    losses = model.fit(x, np.zeros(12), batch_size=8, epochs=4, shuffle=False, verbose=0).history[
+        "loss"
+    ]
     assert np.all(np.isfinite(losses))
     assert len(set(losses)) == 4
 
