@@ -104,7 +104,7 @@ def test_flips_and_whole_pixels_are_exact(interpolation, fill_mode):
 
 
 # 41 * (1 / 41) is below 1 in float32.
-@pytest.mark.parametrize("size", [1, 2, 7, 41])
+@pytest.mark.parametrize("size", [1, 2, 41])
 @pytest.mark.parametrize("fill_mode", ["nearest", "reflect", "wrap"])
 def test_every_pixel_outside_is_found(size, fill_mode):
     shifts = np.arange(-3 * size - 1, 3 * size + 2)
