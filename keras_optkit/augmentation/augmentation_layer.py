@@ -1,0 +1,310 @@
+"""The base of every augmentation layer: what goes in, what comes out, and where it may run."""
+
+from typing import Any
+
+import keras
+
+from keras_optkit.augmentation.backend import is_outermost, ops_for, uniform, xla_pays
+from keras_optkit.core.messages import did_you_mean
+
+_KEYS = ("images", "labels", "segmentation_masks")
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class AugmentationLayer(keras.layers.Layer):
+    """Augments images, each in its own way, during training.
+
+    A subclass says how to draw a table of parameters with one row per image (`sample`), and what
+    a table does to images (`augment_images`) and to masks (`augment_masks`), both of which it gets
+    as batches with the channels last. It may also override what happens to images in training and
+    inference alike (`finish_images`).
+
+    A layer may be called on:
+
+    - a batch of images of shape (batch, height, width, channels), or one image of shape (height,
+      width, channels), with the channels before the height if `data_format="channels_first"`,
+      of data type uint8 or float;
+    - a dictionary with `"images"`, and optionally `"labels"`, which pass through, and
+      `"segmentation_masks"` of any data type, of shape (batch, height, width) or that of the
+      images with any number of channels;
+    - either of these and more arguments, such as labels, which pass through: the layer then
+      returns a tuple. So `dataset.map(layer)` works on a `tf.data.Dataset` of (images, labels).
+
+    `training=True` augments and `training=False` does not. Without `training`, a layer called by
+    itself augments, in `tf.data` too, as Keras' own preprocessing layers do. Inside a model it
+    follows the model, and does not augment where the model isn't told to train either (Keras' own
+    do), so `evaluate`, `predict`, `model(x)` and an exported model leave images as they are.
+
+    Args:
+        seed: Integer, or `None` for a seed that differs from run to run. The state of the generator
+            is saved with the model.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the setting of Keras.
+        **kwargs: `name` and `dtype`, of which the compute data type must be a float.
+
+    Raises:
+        ValueError: If an argument is not as above, or, in a call, the inputs are not.
+    """
+
+    def __init__(self, seed: int | None = None, data_format: str | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
+        if self.compute_dtype not in _FLOATS:
+            raise ValueError(
+                "`dtype` must be a float type or policy; images of type uint8 are known by their "
+                f"own type. Received: dtype={self.compute_dtype!r}"
+            )
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.data_format = data_format or keras.config.image_data_format()
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                "`data_format` must be 'channels_last' or 'channels_first'. "
+                f"Received: data_format={data_format!r}"
+            )
+        # The inputs keep their types; in `tf.data` they are no tensors of the backend.
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+
+    def sample(self, draw, height, width) -> dict[str, Any]:
+        """Draws the parameters of a batch.
+
+        Args:
+            draw: A function from a number `n` to a float32 tensor of shape (batch, n) in [0, 1).
+            height: Integer or scalar tensor, the height of the images in pixels.
+            width: Integer or scalar tensor, the width of the images in pixels.
+
+        Returns:
+            A dictionary of tensors that have the batch as their first axis.
+        """
+        raise NotImplementedError
+
+    def augment_images(self, images, table):
+        """Applies a table to images of shape (batch, height, width, channels)."""
+        raise NotImplementedError
+
+    def augment_masks(self, masks, table):
+        """Applies a table to masks of shape (batch, height, width, channels)."""
+        return masks
+
+    def finish_images(self, images):
+        """Does what is done to images in training and inference alike."""
+        if keras.backend.standardize_dtype(images.dtype) == "uint8":
+            return images
+        return ops_for(images).cast(images, self.compute_dtype)
+
+    def __call__(self, inputs, *rest, **kwargs):
+        if not rest:
+            return super().__call__(inputs, **kwargs)
+        if isinstance(rest[0], bool):
+            raise ValueError(
+                "`training` must be passed by its name, as in `layer(images, training=True)`. "
+                f"Received: {rest[0]!r} as the second argument"
+            )
+        return (super().__call__(inputs, **kwargs), *rest)
+
+    def call(self, inputs, training=None):
+        augment = is_outermost(self) if training is None else training
+        data = self._to_tensors(inputs)
+        table = self._sample(data) if augment else None
+        return self._like(inputs, self._apply(data, table))
+
+    def map(self, dataset, num_parallel_calls: int | None = None):
+        """Augments a `tf.data.Dataset`, several elements at a time.
+
+        A seed gives the same images in each run, which `dataset.map(layer, num_parallel_calls=n)`
+        can't promise: parallel calls race for the layer's generator of seeds. Here the parameters
+        of one element after the other are drawn, and what takes time runs in parallel.
+
+        Args:
+            dataset: A `tf.data.Dataset` of images or batches of images, of dictionaries with
+                `"images"`, or of tuples that begin with either.
+            num_parallel_calls: Integer. Defaults to what `tf.data` finds best.
+
+        Returns:
+            A `tf.data.Dataset` of the same structure.
+
+        Example:
+
+        ```python
+        layer = RandomAffine(rotation=20, horizontal_flip=True, seed=0)
+        dataset = layer.map(dataset.shuffle(1000).batch(32))
+        ```
+        """
+        import tensorflow as tf
+
+        @tf.autograph.experimental.do_not_convert
+        def sample(*element):
+            return element, self._sample(self._to_tensors(element[0]))
+
+        @tf.autograph.experimental.do_not_convert
+        def augment(element, table):
+            inputs, *rest = element
+            outputs = self._like(inputs, self._apply(self._to_tensors(inputs), table))
+            return (outputs, *rest) if rest else outputs
+
+        parallel = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
+        dataset = dataset.map(sample).map(augment, num_parallel_calls=parallel, deterministic=True)
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_output_spec(self, inputs, training=None):
+        data = inputs if isinstance(inputs, dict) else {"images": inputs}
+        self._check_keys(data)
+        self._check(data)
+        dtype = keras.backend.standardize_dtype(data["images"].dtype)
+        images = keras.KerasTensor(data["images"].shape, self._output_dtype(dtype))
+        return self._like(inputs, {**data, "images": images})
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed, "data_format": self.data_format}
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras itself saves no generator of seeds, and a model that was loaded starts it again.
+        store["seed_state"] = keras.ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(store["seed_state"])
+
+    def _output_dtype(self, dtype: str) -> str:
+        return dtype if dtype == "uint8" else self.compute_dtype
+
+    def _sample(self, data):
+        images = data["images"]
+        ops = ops_for(images)
+        shape = ops.shape(images)
+        batch = shape[0] if len(shape) == 4 else 1
+        axis = -2 if self._channels_first else -3
+        return self.sample(
+            lambda n: uniform((batch, n), self.seed_generator, images),
+            shape[axis],
+            shape[axis + 1],
+        )
+
+    def _apply(self, data, table):
+        """Applies a table, through XLA where this pays and the graph around isn't compiled.
+
+        XLA makes several times as many images per second, but compiles anew for each shape. A
+        ragged last batch is worth that, images of unknown sizes are not.
+        """
+        images = data["images"]
+        if table is None or None in _shape(images)[-3:] or not xla_pays(self, images):
+            return self._augment(data, table)
+        import tensorflow as tf
+
+        return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
+
+    def _augment(self, data, table):
+        """Applies a table, or none in inference, to tensors as they came in."""
+        images, undo = self._as_batch(data["images"])
+        if table is not None:
+            images = self.augment_images(images, table)
+        outputs = {"images": undo(self.finish_images(images))}
+        if "segmentation_masks" in data:
+            masks, undo = self._as_batch(data["segmentation_masks"], len(data["images"].shape))
+            outputs["segmentation_masks"] = undo(
+                masks if table is None else self.augment_masks(masks, table)
+            )
+        return outputs
+
+    def _as_batch(self, x, rank=None):
+        """Returns images or masks as a batch with the channels last, and how to undo this."""
+        ops = ops_for(x)
+        single = (rank or len(x.shape)) == 3
+        flat = rank is not None and len(x.shape) == rank - 1
+        first = self._channels_first and not flat
+        if single:
+            x = ops.expand_dims(x, 0)
+        if flat:
+            x = ops.expand_dims(x, -1)
+        if first:
+            x = ops.transpose(x, (0, 2, 3, 1))
+
+        def undo(x):
+            if first:
+                x = ops.transpose(x, (0, 3, 1, 2))
+            if flat:
+                x = ops.squeeze(x, -1)
+            return ops.squeeze(x, 0) if single else x
+
+        return x, undo
+
+    def _to_tensors(self, inputs):
+        """Returns the images and masks of the inputs in a dictionary, as tensors."""
+        data = inputs if isinstance(inputs, dict) else {"images": inputs}
+        self._check_keys(data)
+        data = {key: ops_for(x).convert_to_tensor(x) for key, x in data.items() if key != "labels"}
+        self._check(data)
+        return data
+
+    def _like(self, inputs, data):
+        """Returns the images and masks in the structure of the inputs."""
+        if isinstance(inputs, dict):
+            return {key: data.get(key, value) for key, value in inputs.items()}
+        return data["images"]
+
+    def _check_keys(self, data):
+        for key in data:
+            if key not in _KEYS:
+                raise ValueError(
+                    f"{type(self).__name__} does not know what to do with {key!r}. Known are "
+                    f"{_KEYS}. {did_you_mean(str(key), _KEYS)} Received: keys {list(data)}"
+                )
+        if "images" not in data:
+            raise ValueError(
+                f"{type(self).__name__} needs a dictionary with 'images'. "
+                f"Received: keys {list(data)}"
+            )
+
+    def _check(self, data):
+        images = data["images"]
+        shape, dtype = _shape(images), keras.backend.standardize_dtype(images.dtype)
+        if shape is None or len(shape) not in (3, 4):
+            raise ValueError(
+                f"{type(self).__name__} takes one image of rank 3 or a batch of images of rank 4. "
+                f"Received: images of shape {shape or 'unknown'}"
+            )
+        if 0 in shape[-3:]:
+            raise ValueError(
+                "Images must have at least one pixel and one channel. "
+                f"Received: images of shape {shape}"
+            )
+        if dtype != "uint8" and dtype not in _FLOATS:
+            raise ValueError(
+                "Images must be of type uint8 or float; cast them to one of these. "
+                f"Received: images of type {dtype}"
+            )
+        if "segmentation_masks" in data:
+            self._check_masks(shape, _shape(data["segmentation_masks"]))
+
+    def _check_masks(self, shape, masks_shape):
+        expected = shape[:-3] + (shape[-2:] if self._channels_first else shape[-3:-1])
+        received = masks_shape
+        if masks_shape is not None and len(masks_shape) == len(shape):
+            received = shape[:-3] and masks_shape[:1]
+            received += masks_shape[-2:] if self._channels_first else masks_shape[-3:-1]
+        if (
+            received is None
+            or len(received) != len(expected)
+            or any(a != b for a, b in zip(received, expected, strict=True) if None not in (a, b))
+        ):
+            raise ValueError(
+                "Segmentation masks must have the height and width of the images, and the batch "
+                f"and channel axes where these have them (the latter may be left out). Received: "
+                f"masks of shape {masks_shape or 'unknown'} for images of shape {shape}"
+            )
+
+    @property
+    def _channels_first(self) -> bool:
+        return self.data_format == "channels_first"
+
+
+def _shape(tensor) -> tuple | None:
+    """Returns the static shape, with `None` for what is not known."""
+    try:
+        return tuple(tensor.shape)
+    except ValueError:
+        return None

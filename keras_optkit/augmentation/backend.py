@@ -1,0 +1,95 @@
+"""Where this room leans on the inside of Keras: `tf.data` under another backend, nested calls."""
+
+import functools
+import importlib
+import sys
+import types
+import weakref
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+
+_TWINS: "weakref.WeakKeyDictionary[keras.random.SeedGenerator, keras.random.SeedGenerator]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def is_tensorflow(tensor: Any) -> bool:
+    """Whether something is a tensor of TensorFlow, which is not imported for the question."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and tf.is_tensor(tensor)
+
+
+def ops_for(tensor: Any) -> Any:
+    """Returns the namespace of operations that understand a tensor.
+
+    Inside `tf.data` the tensors are TensorFlow's, whatever the backend of Keras. For those this
+    is what `keras.ops` calls when TensorFlow is the backend.
+
+    Args:
+        tensor: A tensor of the backend, a tensor of TensorFlow, or anything array-like.
+
+    Returns:
+        `keras.ops`, or a namespace with the same functions on TensorFlow.
+    """
+    return _tensorflow_ops() if _is_foreign(tensor) else keras.ops
+
+
+def uniform(shape: tuple, seed_generator: keras.random.SeedGenerator, like: Any) -> Any:
+    """Draws from [0, 1) in float32, as a tensor of the kind that another tensor is.
+
+    Args:
+        shape: Tuple, of which the entries may be scalar tensors in a TensorFlow graph.
+        seed_generator: Where the seed is drawn from. Tensors of TensorFlow under another backend
+            have a generator of their own, which starts from the same seed.
+        like: The other tensor.
+
+    Returns:
+        A float32 tensor.
+    """
+    if not _is_foreign(like):
+        return keras.random.uniform(shape, dtype="float32", seed=seed_generator)
+    if seed_generator not in _TWINS:
+        tf = sys.modules["tensorflow"]
+        seed = int(keras.ops.convert_to_numpy(seed_generator.state)[0])
+        with tf.init_scope():
+            twin = keras.random.SeedGenerator(seed, backend=_tensorflow_backend())
+        _TWINS[seed_generator] = twin
+    return _tensorflow_backend().random.uniform(shape, dtype="float32", seed=_TWINS[seed_generator])
+
+
+def is_outermost(layer: keras.layers.Layer) -> bool:
+    """Whether a layer that runs was called by the user, and not by a model or another layer."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context is None or context.entry_layer is layer
+
+
+def xla_pays(layer: keras.layers.Layer, tensor: Any) -> bool:
+    """Whether a layer that runs should have its part of the graph compiled by XLA.
+
+    It should in `tf.data`, which runs on the CPU and is compiled by nothing else, and in a model
+    on a machine with CPUs only, where TensorFlow's Keras leaves XLA off by default. With an
+    accelerator the model's own choice holds.
+    """
+    if not is_tensorflow(tensor):
+        return False
+    tf = sys.modules["tensorflow"]
+    if not tf.is_symbolic_tensor(tensor):
+        return False
+    devices = {device.device_type for device in tf.config.list_physical_devices()}
+    return is_outermost(layer) or devices == {"CPU"}
+
+
+def _is_foreign(tensor: Any) -> bool:
+    return keras.backend.backend() != "tensorflow" and is_tensorflow(tensor)
+
+
+def _tensorflow_backend() -> types.ModuleType:
+    return importlib.import_module("keras.src.backend.tensorflow")
+
+
+@functools.cache
+def _tensorflow_ops() -> types.SimpleNamespace:
+    backend = _tensorflow_backend()
+    return types.SimpleNamespace(**{**vars(backend.numpy), **vars(backend.core)})
