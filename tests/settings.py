@@ -50,6 +50,18 @@ def prune(schedule):
 
 
 SETTINGS = [
+    Setting(
+        "RandomAffine",
+        layers=lambda: [layers.RandomAffine(rotation=10, translation=0.1, zoom=0.1, seed=5)],
+    ),
+    Setting(
+        "ImageDataGeneratorLayer",
+        layers=lambda: [
+            layers.from_image_data_generator(
+                rotation_range=10, width_shift_range=0.1, zoom_range=0.1, rescale=2.0, seed=5
+            )
+        ],
+    ),
     Setting("ConvBNAct", layers=lambda: [layers.ConvBNAct(4, 3, padding="same")]),
     Setting("DenseBNAct", layers=lambda: [layers.DenseBNAct(4)]),
     Setting("StepDecay", rate(lambda: schedules.StepDecay(0.02, "1ep", gamma=0.5))),
@@ -72,7 +84,7 @@ SETTINGS = [
             callbacks.Pruning(pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
             callbacks.LearningRate(schedules.OneCycle(0.02)),
         ],
-        lambda: [layers.ConvBNAct(4, 3)],
+        lambda: [layers.RandomAffine(rotation=10, seed=5), layers.ConvBNAct(4, 3)],
     ),
 ]
 

@@ -5,13 +5,13 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_optkit.augmentation.affine import about_centre, as_range, flip_signs
 from keras_optkit.augmentation.augmentation_layer import AugmentationLayer
 from keras_optkit.augmentation.backend import ops_for
 from keras_optkit.augmentation.warp import check_sampling, warp
+from keras_optkit.core.serialization import register
 
 _NORMALIZATION = "use `keras.layers.Normalization`, adapted to the data, behind the layer"
 
@@ -149,7 +149,7 @@ def from_image_data_generator(
     )
 
 
-@keras.saving.register_keras_serializable(package="keras_optkit")
+@register
 class ImageDataGeneratorLayer(AugmentationLayer):
     """Augments and rescales images as Keras' `ImageDataGenerator` did.
 

@@ -5,9 +5,10 @@ import keras
 from keras_optkit.augmentation.affine import AffineRanges, affine_matrices
 from keras_optkit.augmentation.augmentation_layer import AugmentationLayer
 from keras_optkit.augmentation.warp import check_sampling, flip, warp
+from keras_optkit.core.serialization import register
 
 
-@keras.saving.register_keras_serializable(package="keras_optkit")
+@register
 class RandomAffine(AugmentationLayer):
     """Flips, zooms, shears, rotates and moves each image at random, resampling it once.
 

@@ -1,0 +1,174 @@
+"""The parts in Keras scripts that were not written for them."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_optkit.callbacks import EarlyStopping, LearningRate, Pruning
+from keras_optkit.pruning import PolynomialDecay
+from keras_optkit.schedules import OneCycle
+
+L = keras.layers
+BATCH, STEPS = 8, 8
+
+
+def parts():
+    return [
+        LearningRate(OneCycle(0.05, 24)),
+        Pruning(PolynomialDecay(0.0, 0.5, 0, 12, frequency=4)),
+        EarlyStopping("loss", patience=9, restore_best_weights=True),
+    ]
+
+
+def arrays(*names):
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(BATCH * STEPS, 4)).astype("float32") for name in names}
+    y = (sum(x.values()).sum(axis=1) > 0).astype("float32")[:, None]
+    return (x if len(names) > 1 else x[names[0]]), y
+
+
+def check(model, data, labels=None, **kwargs):
+    history = model.fit(data, labels, epochs=3, verbose=0, callbacks=parts(), **kwargs).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["sparsity"][-1] == pytest.approx(0.5, abs=0.02)
+    assert history["learning_rate"][-1] < history["learning_rate"][0]
+    # And the model goes on as the user's own.
+    model.fit(data, labels, verbose=0, **kwargs)
+
+
+def two_inputs():
+    inputs = {name: keras.Input((4,), name=name) for name in ("left", "right")}
+    x = L.concatenate([L.Dense(8, activation="relu")(i) for i in inputs.values()])
+    return keras.Model(inputs, L.Dense(1, activation="sigmoid")(x))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden = L.Dense(8, activation="relu")
+        self.head = L.Dense(1, activation="sigmoid", dtype="float32")
+
+    def call(self, inputs, training=False):
+        return self.head(self.hidden(inputs))
+
+
+def test_a_functional_model_with_two_inputs():
+    model = two_inputs()
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    check(model, *arrays("left", "right"), batch_size=BATCH)
+
+
+def test_a_subclassed_model_that_was_called_once():
+    x, y = arrays("x")
+    model = Subclassed()
+    model(x[:1])
+    model.compile("adam", "binary_crossentropy")
+    check(model, x, y, batch_size=BATCH)
+
+
+@pytest.mark.backends("tensorflow")
+def test_a_subclassed_model_without_weights_is_told_so_before_the_first_step():
+    # On JAX and torch `fit` itself makes the weights before any callback is called.
+    x, y = arrays("x")
+    model = Subclassed()
+    model.compile("adam", "binary_crossentropy")
+    with pytest.raises(ValueError, match="no weights yet.*call the model once"):
+        model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, callbacks=parts())
+    assert not model.built
+
+
+def test_a_custom_train_step():
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        class Own(Subclassed):
+            def train_step(self, data):
+                x, y = data
+                with tf.GradientTape() as tape:
+                    loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+                gradients = tape.gradient(loss, self.trainable_variables)
+                self.optimizer.apply_gradients(
+                    zip(gradients, self.trainable_variables, strict=True)
+                )
+                self.metrics[0].update_state(loss)
+                return {"loss": loss}
+
+    elif keras.backend.backend() == "torch":
+
+        class Own(Subclassed):
+            def train_step(self, data):
+                x, y = data
+                self.zero_grad()
+                loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+                loss.backward()
+                weights = self.trainable_weights
+                self.optimizer.apply([w.value.grad for w in weights], weights)
+                self.metrics[0].update_state(loss.detach())
+                return {"loss": loss.detach()}
+
+    else:
+
+        class Own(Subclassed):
+            def train_step(self, state, data):
+                logs, state = super().train_step(state, data)
+                return {**logs, "mine": logs["loss"]}, state
+
+    x, y = arrays("x")
+    model = Own()
+    model(x[:1])
+    model.compile("adam", "binary_crossentropy")
+    check(model, x, y, batch_size=BATCH)
+
+
+def test_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = Subclassed()
+        x, y = arrays("x")
+        model(x[:1])
+        model.compile("adam", "binary_crossentropy")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    check(model, x, y, batch_size=BATCH)
+
+
+@pytest.mark.backends("tensorflow", "jax")
+def test_steps_per_execution():
+    x, y = arrays("x")
+    model = Subclassed()
+    model(x[:1])
+    model.compile("adam", "binary_crossentropy", steps_per_execution=4)
+    check(model, x, y, batch_size=BATCH)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_a_dataset_of_unknown_length():
+    import tensorflow as tf
+
+    x, y = arrays("x")
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: True).batch(BATCH)
+    assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    model = Subclassed()
+    model(x[:1])
+    model.compile("adam", "binary_crossentropy")
+    check(model, dataset)
+
+
+def test_a_py_dataset():
+    class Batches(keras.utils.PyDataset):
+        def __init__(self, x, y):
+            super().__init__()
+            self.x, self.y = x, y
+
+        def __len__(self):
+            return STEPS
+
+        def __getitem__(self, i):
+            rows = slice(i * BATCH, (i + 1) * BATCH)
+            return self.x[rows], self.y[rows]
+
+    x, y = arrays("x")
+    model = Subclassed()
+    model(x[:1])
+    model.compile("adam", "binary_crossentropy")
+    check(model, Batches(x, y))
