@@ -1,0 +1,45 @@
+"""Copies of a model to save or to convert, so that the user's own is never touched."""
+
+import os
+import tempfile
+
+import keras
+
+
+def uncompiled_copy(model: keras.Model) -> keras.Model:
+    """Returns a copy of the architecture and the weights, without optimizer, loss and metrics."""
+    copy = type(model).from_config(model.get_config())
+    originals, copies = list(model._flatten_layers()), list(copy._flatten_layers())
+    for original, twin in zip(originals, copies, strict=True):
+        # Unlike `set_weights`, this also restores what a layer derives from its variables, as
+        # `Normalization` does.
+        store: dict = {}
+        original.save_own_variables(store)
+        twin.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in store.items()})
+    return copy
+
+
+def half_precision(model: keras.Model) -> str | None:
+    """Returns the half-precision dtype that some layer computes in, or `None`."""
+    dtypes = {layer.compute_dtype for layer in model._flatten_layers()}
+    return next((d for d in ("bfloat16", "float16") if d in dtypes), None)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns the model itself, or where it computes in half precision a float32 copy of it."""
+    if half_precision(model) is None:
+        return model
+    copy = uncompiled_copy(model)
+    for layer in copy._flatten_layers():
+        if layer.dtype_policy.quantization_mode is None:
+            layer.dtype_policy = "float32"
+    return copy
+
+
+def keras_file(model: keras.Model) -> bytes:
+    """Returns the `.keras` file of a model, without the state of its optimizer."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "model.keras")
+        uncompiled_copy(model).save(path)
+        with open(path, "rb") as file:
+            return file.read()
