@@ -8,13 +8,13 @@ import keras
 import numpy as np
 
 from keras_optkit.compression.export import datasets, findings
+from keras_optkit.compression.export.files import write_atomically
 from keras_optkit.compression.export.litert import (
     MAX_REPRESENTATIVE,
     Request,
     convert_and_check,
     representative_arrays,
     require_quantization,
-    write_atomically,
 )
 from keras_optkit.compression.export.litert_converter import ConversionError
 from keras_optkit.compression.export.litert_model import LiteRTModel

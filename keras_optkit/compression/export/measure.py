@@ -207,5 +207,5 @@ def correct_answers(
 
 
 def binary_threshold(predictions: np.ndarray) -> float:
-    """Returns where a single output column is cut: 0.5, or 0 if values outside [0, 1] are logits."""
+    """Returns where a single output column is cut: 0.5, or 0 for logits, values outside [0, 1]."""
     return 0.5 if predictions.min() >= 0 and predictions.max() <= 1 else 0.0

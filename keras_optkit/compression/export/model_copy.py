@@ -2,13 +2,39 @@
 
 import os
 import tempfile
+from typing import Any
 
 import keras
+
+from keras_optkit.compression.export.signature import HALF
+
+_HALF_POLICIES = (*HALF, *(f"mixed_{dtype}" for dtype in HALF))
 
 
 def uncompiled_copy(model: keras.Model) -> keras.Model:
     """Returns a copy of the architecture and the weights, without optimizer, loss and metrics."""
-    copy = type(model).from_config(model.get_config())
+    return _load_weights(type(model).from_config(model.get_config()), model)
+
+
+def half_precision(model: keras.Model) -> str | None:
+    """Returns the half-precision dtype that some layer computes in, or `None`."""
+    dtypes = {layer.compute_dtype for layer in model._flatten_layers()}
+    return next((dtype for dtype in HALF if dtype in dtypes), None)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns the model itself, or where it computes in half precision a float32 copy of it."""
+    if half_precision(model) is None:
+        return model
+    copy = type(model).from_config(_widen(model.get_config()))
+    for layer in copy._flatten_layers():
+        # A layer inside a layer may have taken the global policy instead of the config's.
+        if layer.dtype_policy.quantization_mode is None:
+            layer.dtype_policy = "float32"
+    return _load_weights(copy, model)
+
+
+def _load_weights(copy: keras.Model, model: keras.Model) -> keras.Model:
     originals, copies = list(model._flatten_layers()), list(copy._flatten_layers())
     for original, twin in zip(originals, copies, strict=True):
         # Unlike `set_weights`, this also restores what a layer derives from its variables, as
@@ -19,21 +45,15 @@ def uncompiled_copy(model: keras.Model) -> keras.Model:
     return copy
 
 
-def half_precision(model: keras.Model) -> str | None:
-    """Returns the half-precision dtype that some layer computes in, or `None`."""
-    dtypes = {layer.compute_dtype for layer in model._flatten_layers()}
-    return next((d for d in ("bfloat16", "float16") if d in dtypes), None)
-
-
-def in_float32(model: keras.Model) -> keras.Model:
-    """Returns the model itself, or where it computes in half precision a float32 copy of it."""
-    if half_precision(model) is None:
-        return model
-    copy = uncompiled_copy(model)
-    for layer in copy._flatten_layers():
-        if layer.dtype_policy.quantization_mode is None:
-            layer.dtype_policy = "float32"
-    return copy
+def _widen(config: Any) -> Any:
+    """Returns a config with float32 in place of every half-precision dtype or policy."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return _widen(config["config"]["name"])
+        return {key: _widen(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_widen, config))
+    return "float32" if config in _HALF_POLICIES else config
 
 
 def keras_file(model: keras.Model) -> bytes:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from keras_optkit.compression.export.litert import require_writable, write_atomically
+from keras_optkit.compression.export.files import require_writable, write_atomically
 from keras_optkit.compression.export.measure import Accuracy, Latency
 from keras_optkit.core.messages import did_you_mean
 

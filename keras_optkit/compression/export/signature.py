@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_optkit.core.messages import did_you_mean
 
-_HALF = ("float16", "bfloat16")
+HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,6 @@ def require_exportable(model: Any) -> None:
                 "A model with an input of strings cannot be exported; look the strings up before "
                 f"the model. Received: input {tensor.name!r} of dtype 'string'"
             )
-    if half := [v.path for v in model.weights if keras.backend.standardize_dtype(v.dtype) in _HALF]:
-        raise ValueError(
-            "The model keeps its weights in half precision, which the interpreter's CPU kernels "
-            "do not compute in. Rebuild it under the 'float32' or a 'mixed_...' dtype policy and "
-            "copy the weights; `quantization='float16'` stores them in 16 bits. "
-            f"Received: {len(half)} such weights, the first is {half[0]!r}"
-        )
 
 
 def input_specs(model: keras.Model) -> list[TensorSpec]:
@@ -77,7 +70,10 @@ def input_specs(model: keras.Model) -> list[TensorSpec]:
     An input is named as its `keras.Input`, or by its key where the model was made with a
     dictionary of inputs. Half-precision inputs become float32 ones.
     """
-    names = _names(getattr(model, "input", None) if _is_functional(model) else None, model.inputs)
+    struct = model.input if _is_functional(model) else None
+    # An input without a name gets another tensor name in every copy, but keeps its layer's.
+    layers = [tensor._keras_history.operation.name for tensor in model.inputs]
+    names = _names(struct, layers)
     return [_spec(name, t) for name, t in zip(names, model.inputs, strict=True)]
 
 
@@ -89,7 +85,7 @@ def output_specs(model: keras.Model) -> list[TensorSpec]:
     """
     struct = model.output if _is_functional(model) else None
     layers = getattr(model, "output_names", None) or [model.layers[-1].name]
-    names = _names(struct, model.outputs, layers)
+    names = _names(struct, layers)
     return [_spec(name, t) for name, t in zip(names, model.outputs, strict=True)]
 
 
@@ -180,24 +176,21 @@ def _is_functional(model: keras.Model) -> bool:
     return not isinstance(model, keras.Sequential)
 
 
-def _names(struct: Any, tensors: Sequence, default: Sequence[str] | None = None) -> list[str]:
-    names = list(default or [t.name for t in tensors])
+def _names(struct: Any, names: Sequence[str]) -> list[str]:
     if isinstance(struct, dict):
         paths = [path for path, _ in keras.tree.flatten_with_path(struct)]
         names = [p[0] if len(p) == 1 else n for p, n in zip(paths, names, strict=True)]
     unique: list[str] = []
     for name in map(file_name, names):
         # A layer that is called twice gives two outputs of one name.
-        count = next(
-            i for i in range(len(names)) if (name if i == 0 else f"{name}_{i}") not in unique
-        )
-        unique.append(name if count == 0 else f"{name}_{count}")
+        candidates = [name, *(f"{name}_{i}" for i in range(1, len(names)))]
+        unique.append(next(c for c in candidates if c not in unique))
     return unique
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
-    return TensorSpec(name, tuple(tensor.shape), "float32" if dtype in _HALF else dtype)
+    return TensorSpec(name, tuple(tensor.shape), "float32" if dtype in HALF else dtype)
 
 
 def _as_input(value: Any, spec: TensorSpec, what: str) -> np.ndarray:
