@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_optkit.compression.export import datasets, findings
 from keras_optkit.compression.export.files import write_atomically
+from keras_optkit.compression.export.keras_file import keras_file
 from keras_optkit.compression.export.litert import (
     MAX_REPRESENTATIVE,
     Request,
@@ -27,7 +28,6 @@ from keras_optkit.compression.export.measure import (
     gzip_size,
     interleaved_times,
 )
-from keras_optkit.compression.export.model_copy import keras_file
 from keras_optkit.compression.export.report import FileStats, ModelStats, Report
 from keras_optkit.compression.export.signature import (
     bind,

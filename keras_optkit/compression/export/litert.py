@@ -15,9 +15,9 @@ from keras_optkit.compression.export.agreement import (
     relative_error,
 )
 from keras_optkit.compression.export.files import require_writable, write_atomically
+from keras_optkit.compression.export.full_precision import half_precision
 from keras_optkit.compression.export.litert_converter import MODES, ConversionError, Job, convert
 from keras_optkit.compression.export.litert_model import LiteRTModel
-from keras_optkit.compression.export.model_copy import half_precision
 from keras_optkit.compression.export.signature import (
     bind,
     input_specs,
@@ -125,26 +125,30 @@ def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionErr
 
     Returns:
         For each request the bytes of a file that agrees with its model, or the error.
+
+    Raises:
+        ValueError: If a model needs data for the check and has none; before any work.
     """
+    samples = [
+        random_inputs(input_specs(r.model), _RANDOM_SAMPLES) if r.data is None else r.data
+        for r in requests
+    ]
     jobs = [
         Job(r.model, r.quantization, r.data if r.quantization == "int8" else None) for r in requests
     ]
     results: list[bytes | ConversionError] = []
-    for request, content in zip(requests, convert(jobs), strict=True):
+    for request, data, content in zip(requests, samples, convert(jobs), strict=True):
         if not isinstance(content, ConversionError):
             try:
-                _check(content, request)
+                _check(content, request, data)
             except ConversionError as error:
                 content = error
         results.append(content)
     return results
 
 
-def _check(content: bytes, request: Request) -> None:
+def _check(content: bytes, request: Request, data: dict[str, np.ndarray]) -> None:
     model = request.model
-    data = request.data
-    if data is None:
-        data = random_inputs(input_specs(model), _RANDOM_SAMPLES)
     received = f"Received: model={model!r}, quantization={request.quantization!r}"
     expected = _keras_outputs(model, data)
     try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_optkit.compression.export.model_copy import in_float32, uncompiled_copy
+from keras_optkit.compression.export.full_precision import in_float32, own_classes
 from keras_optkit.compression.export.quiet import quiet
 from keras_optkit.compression.export.signature import input_specs, output_specs, pack_inputs
 
@@ -66,7 +66,15 @@ def convert(jobs: Sequence[Job]) -> list[bytes | ConversionError]:
 def _convert(job: Job) -> bytes:
     import tensorflow as tf
 
-    model = in_float32(job.model)
+    try:
+        model = in_float32(job.model)
+    except Exception as error:
+        raise ConversionError(
+            "The model computes in half precision and could not be rebuilt in float32: "
+            f"{first_line(error)} Decorate own functions and classes with "
+            "`@keras.saving.register_keras_serializable()` and give own layers a `get_config`, "
+            f"or build the model under the float32 policy. Received: model={job.model!r}"
+        ) from error
     inputs, outputs = input_specs(model), output_specs(model)
 
     def serve(*tensors):
@@ -119,9 +127,14 @@ def _explain(error: Exception, job: Job) -> str:
             f"LiteRT has no kernel for: {', '.join(operations)}. Write that part of the model with "
             f"other operations, or leave it out of the exported model. {received}"
         )
-    lines = [line for line in text.splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    return f"TensorFlow's converter refused the model: {reason}. {received}"
+    return f"TensorFlow's converter refused the model: {first_line(error)} {received}"
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, as a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
 def _in_model_order(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
@@ -150,11 +163,17 @@ def _convert_in_child(jobs: Sequence[Job]) -> list[bytes | ConversionError]:
         for i, job in enumerate(jobs):
             if id(job.model) not in files:
                 files[id(job.model)] = f"{i}.keras"
-                # Without its optimizer and loss, which the child might not know.
-                uncompiled_copy(job.model).save(os.path.join(directory, f"{i}.keras"))
+                job.model.save(os.path.join(directory, f"{i}.keras"))
             if job.calibration is not None:
                 np.savez(os.path.join(directory, f"{i}.npz"), **job.calibration)
-            plan.append({"model": files[id(job.model)], "quantization": job.quantization})
+            classes = [[cls.__module__, cls.__qualname__] for cls in own_classes(job.model)]
+            plan.append(
+                {
+                    "model": files[id(job.model)],
+                    "classes": classes,
+                    "quantization": job.quantization,
+                }
+            )
         with open(os.path.join(directory, "plan.json"), "w", encoding="utf-8") as file:
             json.dump(plan, file)
         child = subprocess.run(

@@ -1,18 +1,26 @@
 """The child process of `litert_converter`: converts saved models, with Keras on TensorFlow.
 
 `python -m keras_optkit.compression.export.litert_worker DIRECTORY` reads `plan.json` there, a list
-of `{"model": FILE, "quantization": MODE}`, and for entry i the arrays in `i.npz` if it is there. It
-writes `i.tflite`, or the reason why not to `i.error`.
+of `{"model": FILE, "classes": [[MODULE, NAME], ...], "quantization": MODE}`, and for entry i the
+arrays in `i.npz` if it is there. It writes `i.tflite`, or the reason why not to `i.error`.
 """
 
+import contextlib
+import importlib
 import json
+import operator
 import os
 import sys
 
 import keras
 import numpy as np
 
-from keras_optkit.compression.export.litert_converter import ConversionError, Job, convert
+from keras_optkit.compression.export.litert_converter import (
+    ConversionError,
+    Job,
+    convert,
+    first_line,
+)
 
 
 def main(directory: str) -> None:
@@ -23,7 +31,7 @@ def main(directory: str) -> None:
     for i, entry in enumerate(plan):
         name = entry["model"]
         if name not in models:
-            models[name] = _load(os.path.join(directory, name))
+            models[name] = _load(os.path.join(directory, name), entry["classes"])
         result = models[name]
         if not isinstance(result, ConversionError):
             arrays = os.path.join(directory, f"{i}.npz")
@@ -37,19 +45,22 @@ def main(directory: str) -> None:
                 file.write(result)
 
 
-def _load(path: str) -> "keras.Model | ConversionError":
+def _load(path: str, classes: list[list[str]]) -> "keras.Model | ConversionError":
+    known = {}
+    for module, name in classes:
+        # What cannot be found here is named by the error of the load.
+        with contextlib.suppress(ImportError, AttributeError):
+            known[name.split(".")[-1]] = operator.attrgetter(name)(importlib.import_module(module))
     try:
         # The parent has just written the file; what is in it is the user's own code.
-        return keras.saving.load_model(path, compile=False, safe_mode=False)
+        return keras.saving.load_model(path, known, compile=False, safe_mode=False)
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
         return ConversionError(
             "The converter needs the model on the TensorFlow backend, and it could not be loaded "
-            f"there: {reason} Keep own layers in a module that can be imported (not the script "
-            "itself or a notebook), written with `keras.ops`, with a `get_config`; or run the "
-            "export with KERAS_BACKEND=tensorflow, where the model is converted as it is. "
-            f"Received: {type(error).__name__} while loading the saved model"
+            f"there: {first_line(error)} Keep own layers in a module that can be imported (not in "
+            "the script itself or a notebook), written with `keras.ops` and with a `get_config`; "
+            "or run the export with KERAS_BACKEND=tensorflow, where the model is converted as it "
+            f"is. Received: classes={[name for _, name in classes]}"
         )
 
 

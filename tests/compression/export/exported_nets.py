@@ -4,11 +4,12 @@ import functools
 
 import keras
 import numpy as np
+from exported_layers import FrozenNoise
 from keras import layers
 
 from keras_optkit.compression.export.litert import Request, convert_and_check
 from keras_optkit.compression.export.litert_model import LiteRTModel
-from keras_optkit.compression.export.signature import bind, input_specs
+from keras_optkit.compression.export.signature import input_specs
 
 MODES = (None, "float16", "dynamic", "int8")
 
@@ -121,9 +122,31 @@ class Converted:
         self.model, self.data, self.files = model, data, {}
 
 
+def local_layer():
+    class Local(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    return Local()
+
+
+def refused():
+    """Requests for models that cannot be converted, or not faithfully, or not everywhere."""
+    inputs, sequence = keras.Input((6,)), keras.Input((5, 3))
+    offset = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    offset.set_weights([np.full((4, 1), 0.01, "float32"), np.full((1,), 100.0, "float32")])
+    return {
+        "operation": Request(keras.Model(inputs, keras.ops.erfinv(inputs)), None, None),
+        "noise": Request(keras.Sequential([inputs, FrozenNoise()]), None, None),
+        "offset": Request(offset, "int8", sample(offset)),
+        "loop": Request(keras.Model(sequence, layers.LSTM(4)(sequence)), None, None),
+        "own": Request(keras.Sequential([inputs, local_layer()]), None, None),
+    }
+
+
 @functools.cache
 def converted_nets():
-    """Returns a `Converted` for each net, by its name."""
+    """Returns a `Converted` for each net by its name, and the results of `refused`."""
     nets = {
         "conv": (conv_net(), MODES),
         "pruned": (pruned_net(), MODES),
@@ -135,11 +158,10 @@ def converted_nets():
     }
     found = {name: Converted(model, sample(model)) for name, (model, _) in nets.items()}
     plan = [(name, mode) for name, (_, modes) in nets.items() for mode in modes]
-    requests = []
-    for name, mode in plan:
-        model = found[name].model
-        requests.append(Request(model, mode, bind(found[name].data, input_specs(model))))
-    for (name, mode), content in zip(plan, convert_and_check(requests), strict=True):
+    requests = [Request(found[name].model, mode, found[name].data) for name, mode in plan]
+    others = refused()
+    results = convert_and_check([*requests, *others.values()])
+    for (name, mode), content in zip(plan, results, strict=False):
         assert isinstance(content, bytes), content
         found[name].files[mode] = LiteRTModel.from_bytes(content)
-    return found
+    return found, dict(zip(others, results[len(plan) :], strict=True))

@@ -5,14 +5,12 @@ import os
 import keras
 import numpy as np
 import pytest
-from exported_layers import FrozenNoise
 from exported_nets import converted_nets
 from keras import layers
 
-from keras_optkit.compression.export.litert import Request, convert_and_check, to_litert
+from keras_optkit.compression.export.litert import to_litert
 from keras_optkit.compression.export.litert_converter import ConversionError
 from keras_optkit.compression.export.litert_model import LiteRTModel
-from keras_optkit.compression.export.signature import bind, input_specs
 
 BACKEND = keras.backend.backend()
 
@@ -22,7 +20,7 @@ LARGEST = {None: 1e-5, "float16": 5e-3, "dynamic": 0.05, "int8": 0.1}
 
 @pytest.fixture(scope="module")
 def converted():
-    return converted_nets()
+    return converted_nets()[0]
 
 
 def keras_outputs(model, data):
@@ -38,7 +36,9 @@ def litert_outputs(file, data, **kwargs):
 
 
 @pytest.mark.parametrize("mode", LARGEST)
-@pytest.mark.parametrize("net", ["conv", "pruned", "several", "dict", "augmented", "adapted", "half"])
+@pytest.mark.parametrize(
+    "net", ["conv", "pruned", "several", "dict", "augmented", "adapted", "half"]
+)
 def test_file_computes_what_keras_computes(converted, net, mode):
     case = converted[net]
     if mode not in case.files:
@@ -188,28 +188,7 @@ def current_umask():
 
 @pytest.fixture(scope="module")
 def refusals():
-    """The errors of models that cannot be converted, or not faithfully."""
-    inputs = keras.Input((6,))
-    offset = keras.Sequential([keras.Input((4,)), layers.Dense(1, bias_initializer="ones")])
-    offset.set_weights([np.full((4, 1), 0.01, "float32"), np.full((1,), 100.0, "float32")])
-    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-    sequence = keras.Input((5, 3))
-    requests = {
-        "operation": Request(keras.Model(inputs, keras.ops.erfinv(inputs)), None, None),
-        "noise": Request(keras.Sequential([inputs, FrozenNoise()]), None, None),
-        "offset": Request(offset, "int8", bind(x, input_specs(offset))),
-        "loop": Request(keras.Model(sequence, layers.LSTM(4)(sequence)), None, None),
-        "own": Request(keras.Sequential([inputs, local_layer()()]), None, None),
-    }
-    return dict(zip(requests, convert_and_check(list(requests.values())), strict=True))
-
-
-def local_layer():
-    class Local(layers.Layer):
-        def call(self, x):
-            return 2 * x
-
-    return Local
+    return converted_nets()[1]
 
 
 def test_names_the_operation_that_cannot_be_converted(refusals):
@@ -245,6 +224,8 @@ def test_own_layers(refusals):
         assert "Local" in str(refusals["own"])
 
 
+# Writing is the same on all backends, and a child process costs ten seconds.
+@pytest.mark.backends("tensorflow")
 def test_a_refusal_leaves_the_old_file(tmp_path, make_model, toy):
     path = tmp_path / "model.tflite"
     path.write_bytes(b"old")

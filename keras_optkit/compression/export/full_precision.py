@@ -1,7 +1,5 @@
-"""Copies of a model to save or to convert, so that the user's own is never touched."""
+"""A model that computes in half precision, rebuilt in float32; the user's own is not touched."""
 
-import os
-import tempfile
 from typing import Any
 
 import keras
@@ -9,11 +7,6 @@ import keras
 from keras_optkit.compression.export.signature import HALF
 
 _HALF_POLICIES = (*HALF, *(f"mixed_{dtype}" for dtype in HALF))
-
-
-def uncompiled_copy(model: keras.Model) -> keras.Model:
-    """Returns a copy of the architecture and the weights, without optimizer, loss and metrics."""
-    return _load_weights(type(model).from_config(model.get_config()), model)
 
 
 def half_precision(model: keras.Model) -> str | None:
@@ -26,15 +19,12 @@ def in_float32(model: keras.Model) -> keras.Model:
     """Returns the model itself, or where it computes in half precision a float32 copy of it."""
     if half_precision(model) is None:
         return model
-    copy = type(model).from_config(_widen(model.get_config()))
+    with keras.saving.custom_object_scope({cls.__name__: cls for cls in own_classes(model)}):
+        copy = type(model).from_config(_widen(model.get_config()))
     for layer in copy._flatten_layers():
         # A layer inside a layer may have taken the global policy instead of the config's.
         if layer.dtype_policy.quantization_mode is None:
             layer.dtype_policy = "float32"
-    return _load_weights(copy, model)
-
-
-def _load_weights(copy: keras.Model, model: keras.Model) -> keras.Model:
     originals, copies = list(model._flatten_layers()), list(copy._flatten_layers())
     for original, twin in zip(originals, copies, strict=True):
         # Unlike `set_weights`, this also restores what a layer derives from its variables, as
@@ -43,6 +33,12 @@ def _load_weights(copy: keras.Model, model: keras.Model) -> keras.Model:
         original.save_own_variables(store)
         twin.load_own_variables({k: keras.ops.convert_to_numpy(v) for k, v in store.items()})
     return copy
+
+
+def own_classes(model: keras.Model) -> list[type]:
+    """Returns the classes of the model's layers that are not Keras' own."""
+    classes = dict.fromkeys(type(layer) for layer in model._flatten_layers())
+    return [cls for cls in classes if cls.__module__.split(".")[0] != "keras"]
 
 
 def _widen(config: Any) -> Any:
@@ -54,12 +50,3 @@ def _widen(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return type(config)(map(_widen, config))
     return "float32" if config in _HALF_POLICIES else config
-
-
-def keras_file(model: keras.Model) -> bytes:
-    """Returns the `.keras` file of a model, without the state of its optimizer."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "model.keras")
-        uncompiled_copy(model).save(path)
-        with open(path, "rb") as file:
-            return file.read()
