@@ -148,7 +148,7 @@ def refused():
 def converted_nets():
     """Returns a `Converted` for each net by its name, and the results of `refused`."""
     nets = {
-        "conv": (conv_net(), MODES),
+        "conv": (conv_net(), (None, "int8")),
         "pruned": (pruned_net(), MODES),
         "several": (several_net(), (None, "int8")),
         "dict": (dict_net(), (None, "int8")),

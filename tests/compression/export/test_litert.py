@@ -18,6 +18,9 @@ BACKEND = keras.backend.backend()
 LARGEST = {None: 1e-5, "float16": 5e-3, "dynamic": 0.05, "int8": 0.1}
 
 
+NETS = ["conv", "pruned", "several", "dict", "augmented", "adapted", "half"]
+
+
 @pytest.fixture(scope="module")
 def converted():
     return converted_nets()[0]
