@@ -9,7 +9,9 @@ import numpy as np
 from keras_optkit.compression.export.measure import mcnemar_p
 from keras_optkit.compression.export.report import FileStats, ModelStats
 
+# Two sizes count as the same where names and metadata alone may make the difference.
 _SAME = 0.02
+# The usual level of significance.
 _LEVEL = 0.05
 
 
@@ -22,6 +24,7 @@ def about_zeros(models: Mapping[str, ModelStats]) -> list[str]:
         base_zeros = 1 - base.nonzero / max(1, base.parameters)
         if stats.parameters != base.parameters or zeros < base_zeros + 0.01:
             continue
+        facts = []
         for kind, file in stats.files.items():
             other = base.files.get(kind, FileStats())
             if file.bytes is None or other.bytes is None:
@@ -29,15 +32,16 @@ def about_zeros(models: Mapping[str, ModelStats]) -> list[str]:
             if abs(file.bytes / other.bytes - 1) > _SAME:
                 continue
             ratio = file.gzip_bytes / other.gzip_bytes
-            after = f"{file.gzip_bytes:,} bytes against {other.gzip_bytes:,}"
-            if ratio < 1 - _SAME:
-                gzip = f"gzip shrinks it to {ratio:.0%} ({after})"
-            else:
-                gzip = f"gzip does not shrink it either ({after})"
+            verb = f"shrinks it to {ratio:.0%}" if ratio < 1 - _SAME else "does not shrink it"
+            facts.append(
+                f"its {kind} .tflite has {file.bytes:,} bytes, that of {base_name!r} "
+                f"{other.bytes:,}, and gzip {verb} ({file.gzip_bytes:,} bytes against "
+                f"{other.gzip_bytes:,})"
+            )
+        if facts:
             notes.append(
                 f"{name!r} is {zeros:.0%} zeros, and in a dense file they save nothing by "
-                f"themselves: its {kind} .tflite has {file.bytes:,} bytes, that of {base_name!r} "
-                f"{other.bytes:,}; {gzip}."
+                f"themselves: {'; '.join(facts)}."
             )
     return notes
 
@@ -122,7 +126,7 @@ def about_measurement(models: Mapping[str, ModelStats], calibrated_on_data: int)
         first = latencies[0]
         notes.append(
             f"Latency: {first.runs} runs of each file, the files in turn, batch "
-            f"{first.batch_size}, {first.threads} thread(s), on a {platform.machine()} machine "
-            f"with {os.cpu_count()} cores; another machine gives other numbers."
+            f"{first.batch_size}, {first.threads} thread(s), on this machine "
+            f"({platform.machine()}, {os.cpu_count()} cores); another gives other numbers."
         )
     return notes

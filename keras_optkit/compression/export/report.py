@@ -227,7 +227,7 @@ class Report:
                     [f"{kind} .tflite bytes, gzip", *(_show(f.gzip_bytes, "{:,}") for f in files)],
                     [f"{kind} accuracy", *(_show(f.accuracy, _accuracy) for f in files)],
                     [f"{kind} latency, median", *(_show(f.latency, _median) for f in files)],
-                    [f"{kind} latency, 95th percentile", *(_show(f.latency, _p95) for f in files)],
+                    [f"{kind} latency, p95", *(_show(f.latency, _p95) for f in files)],
                 ]
             )
         if self._added:
@@ -252,8 +252,8 @@ def _accuracy(accuracy: Accuracy) -> str:
 
 
 def _median(latency: Latency) -> str:
-    return f"{latency.median_ms:.3f} ms"
+    return f"{latency.median_ms:.3g} ms"
 
 
 def _p95(latency: Latency) -> str:
-    return f"{latency.p95_ms:.3f} ms"
+    return f"{latency.p95_ms:.3g} ms"

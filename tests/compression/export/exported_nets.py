@@ -103,7 +103,7 @@ def half_net():
     return randomize(keras.Model(inputs, layers.Dense(3, dtype=half)(x)))
 
 
-def sample(model, count=48, seed=0):
+def sample(model, count=32, seed=0):
     """Inputs for a model, by name, of the size that its embeddings allow."""
     rng = np.random.default_rng(seed)
     arrays = {}

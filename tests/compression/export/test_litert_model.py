@@ -72,7 +72,7 @@ class Batches(keras.utils.PyDataset):
         return 4
 
     def __getitem__(self, i):
-        return self.x[12 * i : 12 * i + 12], self.y[12 * i : 12 * i + 12]
+        return self.x[8 * i : 8 * i + 8], self.y[8 * i : 8 * i + 8]
 
 
 def test_evaluate_is_what_numpy_says(labelled):
