@@ -8,6 +8,8 @@ import zipfile
 
 import keras
 
+from keras_optkit.compression.export.quiet import quiet
+
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 
 
@@ -18,7 +20,8 @@ def keras_file(model: keras.Model) -> bytes:
     """
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "model.keras")
-        model.save(path)
+        with quiet():
+            model.save(path)
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(members[_CONFIG])

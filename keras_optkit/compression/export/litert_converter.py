@@ -163,7 +163,9 @@ def _convert_in_child(jobs: Sequence[Job]) -> list[bytes | ConversionError]:
         for i, job in enumerate(jobs):
             if id(job.model) not in files:
                 files[id(job.model)] = f"{i}.keras"
-                job.model.save(os.path.join(directory, f"{i}.keras"))
+                # Saving imports TensorFlow on every backend, which has much to say.
+                with quiet():
+                    job.model.save(os.path.join(directory, f"{i}.keras"))
             if job.calibration is not None:
                 np.savez(os.path.join(directory, f"{i}.npz"), **job.calibration)
             classes = [[cls.__module__, cls.__qualname__] for cls in own_classes(job.model)]

@@ -1,4 +1,4 @@
-"""A layer in a module of its own, as the child process of an export has to import it."""
+"""Layers in a module of their own, as the child process of an export has to import them."""
 
 import keras
 import numpy as np
@@ -9,3 +9,10 @@ class FrozenNoise(keras.layers.Layer):
 
     def call(self, x):
         return x + np.random.normal(size=()).astype("float32")
+
+
+class CentredBatch(keras.layers.Layer):
+    """Computes something else for one sample than for many."""
+
+    def call(self, x):
+        return x - keras.ops.mean(x, axis=0, keepdims=True)

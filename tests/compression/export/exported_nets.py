@@ -4,7 +4,7 @@ import functools
 
 import keras
 import numpy as np
-from exported_layers import FrozenNoise
+from exported_layers import CentredBatch, FrozenNoise
 from keras import layers
 
 from keras_optkit.compression.export.litert import Request, convert_and_check
@@ -138,6 +138,7 @@ def refused():
     return {
         "operation": Request(keras.Model(inputs, keras.ops.erfinv(inputs)), None, None),
         "noise": Request(keras.Sequential([inputs, FrozenNoise()]), None, None),
+        "batch": Request(keras.Sequential([inputs, CentredBatch()]), None, None),
         "offset": Request(offset, "int8", sample(offset)),
         "loop": Request(keras.Model(sequence, layers.LSTM(4)(sequence)), None, None),
         "own": Request(keras.Sequential([inputs, local_layer()]), None, None),

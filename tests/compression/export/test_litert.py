@@ -18,7 +18,12 @@ BACKEND = keras.backend.backend()
 LARGEST = {None: 1e-5, "float16": 5e-3, "dynamic": 0.05, "int8": 0.1}
 
 
-NETS = ["conv", "pruned", "several", "dict", "augmented", "adapted", "half"]
+CASES = [
+    *(("pruned", mode) for mode in LARGEST),
+    *((net, mode) for net in ("conv", "several", "dict", "augmented") for mode in (None, "int8")),
+    ("adapted", None),
+    ("half", None),
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +43,9 @@ def litert_outputs(file, data, **kwargs):
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
-@pytest.mark.parametrize("mode", LARGEST)
-@pytest.mark.parametrize(
-    "net", ["conv", "pruned", "several", "dict", "augmented", "adapted", "half"]
-)
+@pytest.mark.parametrize(("net", "mode"), CASES)
 def test_file_computes_what_keras_computes(converted, net, mode):
     case = converted[net]
-    if mode not in case.files:
-        pytest.skip("this net is not converted in this mode")
     mixed = net in ("augmented", "adapted", "half")
     for want, got in zip(
         keras_outputs(case.model, case.data),
@@ -209,6 +209,10 @@ def test_refuses_a_layer_that_converts_to_another_one(refusals):
     assert "does not agree with the Keras model on random inputs" in message
     assert "tolerance 0.0001" in message
     assert float(message.split("relative error ")[1].split(",")[0]) > 0.01
+
+
+def test_refuses_a_model_that_depends_on_the_batch_size(refusals):
+    assert "does not agree with the Keras model" in str(refusals["batch"])
 
 
 def test_refuses_an_int8_file_that_rounds_the_signal_away(refusals):

@@ -231,10 +231,3 @@ def test_not_a_file(tmp_path):
     (tmp_path / "text.tflite").write_text("no model")
     with pytest.raises(ValueError, match=r"cannot run this file.*Received"):
         LiteRTModel(tmp_path / "text.tflite")
-
-
-def test_no_log_lines(converted, tmp_path, capfd):
-    path = tmp_path / "m.tflite"
-    path.write_bytes(converted["conv"].files[None]._content)
-    LiteRTModel(path).predict(converted["conv"].data)
-    assert capfd.readouterr() == ("", "")
