@@ -1,0 +1,255 @@
+"""`to_litert`: a Keras model to a `.tflite` file that is known to be that model."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_optkit.compression.export import datasets
+from keras_optkit.compression.export.agreement import (
+    HALF_PRECISION_ROOM,
+    TOLERANCES,
+    relative_error,
+)
+from keras_optkit.compression.export.files import require_writable, write_atomically
+from keras_optkit.compression.export.full_precision import half_precision
+from keras_optkit.compression.export.litert_converter import MODES, ConversionError, Job, convert
+from keras_optkit.compression.export.litert_model import LiteRTModel
+from keras_optkit.compression.export.signature import (
+    bind,
+    input_specs,
+    pack_inputs,
+    random_inputs,
+    require_exportable,
+)
+from keras_optkit.core.messages import did_you_mean
+
+# TensorFlow's guide to post-training quantization asks for 100 to 500 samples.
+MAX_REPRESENTATIVE = 500
+_RANDOM_SAMPLES = 8
+
+
+def to_litert(
+    model: keras.Model,
+    path: str | os.PathLike,
+    quantization: str | None = None,
+    representative_data: Any = None,
+    tolerance: float | None = None,
+) -> LiteRTModel:
+    """Writes a Keras model as a `.tflite` file, after checking that the two agree.
+
+    The file is the model in inference: augmentation, dropout and noise layers are gone. Its inputs
+    and outputs have the model's names and order, and floats go in and out in every mode. It runs
+    with any batch size, unless the model itself has a fixed one. A model in mixed precision is
+    written in float32. A weight that is zero is zero in the file.
+
+    The converted file runs on `representative_data`, else on random inputs, first with one sample,
+    then with the rest, and is compared with `model(x, training=False)`. Where they differ by more
+    than the tolerance, nothing is written. Nothing of the model, the backend or the environment
+    is changed.
+
+    TensorFlow's converter needs Keras on TensorFlow. On the JAX and torch backends a child process
+    does that (it takes about ten seconds to start); own layers must then be importable there.
+
+    Args:
+        model: A built Sequential or Functional Keras 3 model.
+        path: Where the file goes; its folder must exist. An existing file is replaced in one step.
+        quantization: How weights and activations are stored.
+
+            - `None`: float32.
+            - `"float16"`: weights in float16, arithmetic in float32; half the bytes.
+            - `"dynamic"`: large weights (from 1024 elements) in int8, activations quantized while
+                running; about a quarter of the bytes.
+            - `"int8"`: weights and activations in int8, with float32 inputs and outputs. An
+                operation without an int8 kernel stays in float32:
+                `LiteRTModel.float_operations` lists them.
+        representative_data: Inputs as the model will see them, for `"int8"` to measure the ranges
+            of activations on and for the check: an array, a list or dictionary of arrays for
+            several inputs, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, with or
+            without labels. The first 500 samples are used.
+        tolerance: Float, the largest relative error accepted: root mean square of the difference
+            over that of the outputs (over their deviation from their mean where
+            `representative_data` is given). `None` takes that of the mode: 1e-4 for float32, 1e-2
+            for `"float16"`, 0.1 for `"dynamic"`, 0.3 for `"int8"`; `agreement.TOLERANCES` gives
+            the reasons. A model in mixed precision gets 0.02 (float16) or 0.1 (bfloat16) more for
+            its own rounding.
+
+    Returns:
+        A `LiteRTModel` of the file.
+
+    Raises:
+        ValueError: If the arguments are not usable, or, as `ConversionError`, if the model cannot
+            be converted or the file does not agree with it. Then no file is written.
+
+    Example:
+
+    ```python
+    lite = keras_optkit.export.to_litert(model, "model.tflite", "int8", representative_data=x_train)
+    lite.evaluate(x_test, y_test, metrics=["accuracy"])
+    ```
+    """
+    require_exportable(model)
+    require_quantization(quantization)
+    require_tolerance(tolerance)
+    path = require_writable(path)
+    data = representative_arrays(model, representative_data, quantization)
+    (result,) = convert_and_check([Request(model, quantization, data, tolerance)])
+    if isinstance(result, ConversionError):
+        raise result
+    write_atomically(path, result)
+    return LiteRTModel(path)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked conversion that is asked for.
+
+    Args:
+        model: The model.
+        quantization: One of `MODES`.
+        data: Representative arrays by input name, or `None`.
+        tolerance: Float, or `None` for that of the mode.
+    """
+
+    model: keras.Model
+    quantization: str | None
+    data: dict[str, np.ndarray] | None
+    tolerance: float | None = None
+
+
+def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionError]:
+    """Converts models and compares each file with its model.
+
+    Returns:
+        For each request the bytes of a file that agrees with its model, or the error.
+
+    Raises:
+        ValueError: If a model needs data for the check and has none; before any work.
+    """
+    samples = [
+        random_inputs(input_specs(r.model), _RANDOM_SAMPLES) if r.data is None else r.data
+        for r in requests
+    ]
+    jobs = [
+        Job(r.model, r.quantization, r.data if r.quantization == "int8" else None) for r in requests
+    ]
+    results: list[bytes | ConversionError] = []
+    for request, data, content in zip(requests, samples, convert(jobs), strict=True):
+        if not isinstance(content, ConversionError):
+            try:
+                _check(content, request, data)
+            except ConversionError as error:
+                content = error
+        results.append(content)
+    return results
+
+
+def _check(content: bytes, request: Request, data: dict[str, np.ndarray]) -> None:
+    model = request.model
+    received = f"Received: model={model!r}, quantization={request.quantization!r}"
+    expected = _keras_outputs(model, data)
+    try:
+        actual = _litert_outputs(LiteRTModel.from_bytes(content), data)
+    except (ValueError, RuntimeError) as error:
+        raise ConversionError(
+            f"The converted file does not run on the LiteRT interpreter: {error}. {received}"
+        ) from error
+    tolerance = request.tolerance
+    if tolerance is None:
+        tolerance = TOLERANCES[request.quantization]
+        tolerance += HALF_PRECISION_ROOM.get(half_precision(model), 0.0)
+    error = relative_error(expected, actual, centred=request.data is not None)
+    if not error <= tolerance:
+        where = "representative data" if request.data is not None else "random inputs"
+        hint = (
+            "Random inputs may be none the model knows; give `representative_data`. "
+            if request.data is None
+            else ""
+        )
+        if request.quantization is not None:
+            hint += "A finer `quantization` keeps more. "
+        raise ConversionError(
+            f"The converted file does not agree with the Keras model on {where}: relative error "
+            f"{error:.3g}, tolerance {tolerance:.3g}; no file was written. {hint}A layer that "
+            "draws random numbers in inference or reads Python state makes another graph than "
+            f"it computes. {received}"
+        )
+
+
+def _keras_outputs(model: keras.Model, data: dict[str, np.ndarray]) -> list[np.ndarray]:
+    size = input_specs(model)[0].shape[0] or 32
+    samples = len(next(iter(data.values())))
+    parts = []
+    for start in range(0, samples, size):
+        batch = [array[start : start + size] for array in data.values()]
+        outputs = model(pack_inputs(model, batch), training=False)
+        parts.append([keras.ops.convert_to_numpy(t) for t in keras.tree.flatten(outputs)])
+    return [np.concatenate(part).astype("float64") for part in zip(*parts, strict=True)]
+
+
+def _litert_outputs(lite: LiteRTModel, data: dict[str, np.ndarray]) -> list[np.ndarray]:
+    # One sample, then the others: the file must run with any batch size.
+    samples = len(next(iter(data.values())))
+    cut = lite.fixed_batch or 1
+    pieces = [slice(0, cut), slice(cut, None)] if samples > cut else [slice(None)]
+    parts = []
+    for piece in pieces:
+        outputs = lite.predict({name: array[piece] for name, array in data.items()})
+        parts.append(list(outputs.values()) if isinstance(outputs, dict) else [outputs])
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def representative_arrays(
+    model: keras.Model, data: Any, quantization: str | None
+) -> dict[str, np.ndarray] | None:
+    """Returns representative data as arrays by input name, or `None` where none are given.
+
+    Raises:
+        ValueError: If there are none and `"int8"` needs them, or they do not fit the model.
+    """
+    if data is None:
+        if quantization == "int8":
+            raise ValueError(
+                "`quantization='int8'` needs `representative_data`: some hundred inputs as the "
+                "model will see them, on which the ranges of its activations are measured. "
+                "Received: representative_data=None"
+            )
+        return None
+    what = "representative_data"
+    if datasets.is_dataset(data):
+        data, _ = datasets.take(data, MAX_REPRESENTATIVE, what)
+    specs = input_specs(model)
+    arrays = {n: a[:MAX_REPRESENTATIVE] for n, a in bind(data, specs, what).items()}
+    size = specs[0].shape[0]
+    if size is None:
+        return arrays
+    samples = len(next(iter(arrays.values()))) // size * size
+    if samples == 0:
+        raise ValueError(
+            f"`{what}` must have at least one batch of the model's fixed size, {size}. "
+            f"Received: shapes {[a.shape for a in arrays.values()]}"
+        )
+    return {name: array[:samples] for name, array in arrays.items()}
+
+
+def require_quantization(quantization: Any, name: str = "quantization") -> None:
+    """Raises a `ValueError` unless `quantization` is one of `MODES`."""
+    if quantization is None or quantization in MODES:
+        return
+    hint = did_you_mean(str(quantization), [mode for mode in MODES if mode is not None])
+    raise ValueError(
+        f"`{name}` must be None (float32), 'float16', 'dynamic' or 'int8'. {hint} "
+        f"Received: {name}={quantization!r}"
+    )
+
+
+def require_tolerance(tolerance: Any) -> None:
+    """Raises a `ValueError` unless `tolerance` is `None` or a number of at least 0."""
+    is_number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (is_number and tolerance >= 0):
+        raise ValueError(
+            f"`tolerance` must be None or a number of at least 0. Received: tolerance={tolerance!r}"
+        )
