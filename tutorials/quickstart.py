@@ -11,6 +11,10 @@ The two functions below are all that there is to compare. What they are called w
 are measured is in side_by_side.py.
 """
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's lines at start-up
+
 import keras
 from keras import layers
 from side_by_side import run
@@ -54,8 +58,8 @@ def with_parts(data, epochs, callbacks):
     blocks = []
     for filters in data.filters:
         blocks += [
-            optkit.layers.ConvBNAct(filters, 3, padding="same"),
-            optkit.layers.ConvBNAct(filters, 3, padding="same"),
+            optkit.layers.ConvBNAct(filters, 3, padding="same", momentum=0.9),
+            optkit.layers.ConvBNAct(filters, 3, padding="same", momentum=0.9),
             layers.MaxPooling2D(padding="same"),
         ]
     model = keras.Sequential(
@@ -65,12 +69,12 @@ def with_parts(data, epochs, callbacks):
             optkit.layers.RandomAffine(rotation=10, translation=0.1, zoom=0.1, fill_mode="nearest"),
             *blocks,
             layers.Flatten(),
-            optkit.layers.DenseBNAct(128),
+            optkit.layers.DenseBNAct(128, momentum=0.9),
             layers.Dense(data.num_classes, activation="softmax"),
         ]
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    rate = optkit.schedules.OneCycle(max_learning_rate=0.005)
+    rate = optkit.schedules.CosineDecay(0.003).with_warmup("1ep")
     sparsity = optkit.pruning.PolynomialDecay(0.0, 0.75, begin_step=0.2, end_step=0.6, frequency=10)
     model.fit(
         data.train,

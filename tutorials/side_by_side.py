@@ -6,6 +6,7 @@ This is the plumbing of quickstart.py: command line, data, progress, table, curv
 import argparse
 import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
@@ -17,12 +18,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import keras
 import numpy as np
 
 import keras_optkit as optkit
+
+# Each model is called for the first time once; TensorFlow takes that for needless retracing.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 COLORS = ("#555555", "#d1495b")
 
@@ -37,21 +39,24 @@ class Data:
 
     Args:
         name: What they are called in the report.
-        train: `tf.data.Dataset` of batches of (images in [0, 255], labels).
+        load_train: A function from a seed to a `tf.data.Dataset` of batches of (images in
+            [0, 255], labels), in the order of that seed.
         validation: Arrays (images, labels) that a script may look at while it trains.
-        test: Arrays (images, labels) that no script sees.
+        test: Arrays (images, labels) that no script sees, for the accuracy in the table.
         image_shape: Tuple (height, width, channels).
         num_classes: Integer.
         skipped: Names of files that could not be read.
+        train: The training data of the seed that is running.
     """
 
     name: str
-    train: Any
+    load_train: Callable[[int], Any]
     validation: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     image_shape: tuple[int, int, int]
     num_classes: int
     skipped: list[str]
+    train: Any = None
 
     @property
     def filters(self) -> list[int]:
@@ -67,7 +72,11 @@ class Run:
     model: keras.Model
     history: dict[str, list[float]]
     seconds: list[float]
-    accuracy: float
+    correct: np.ndarray  # for each held-out image, whether the model's answer is right
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
 
 
 class Clock(keras.callbacks.Callback):
@@ -113,7 +122,7 @@ def _run(scripts: dict[str, Callable], args: argparse.Namespace) -> None:
     runs = _train(scripts, data, args)
     report = _report(runs, data)
     report.print()
-    for line in _verdicts(runs, data):
+    for line in _verdicts(runs):
         print(line)
     _write(args, data, runs, report)
     print(f"\nWrote {args.output}/ (curves.png, report.json, the models as .keras and .tflite)")
@@ -134,7 +143,7 @@ def _arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--image-size", type=_positive, help="pixels; images are resized to it")
     parser.add_argument("--epochs", type=_positive, default=30)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--seeds", type=_positive, default=3, help="how many seeds")
+    parser.add_argument("--seeds", type=_positive, default=5, help="how many seeds")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("outputs/quickstart"))
     return parser.parse_args()
 
@@ -163,34 +172,38 @@ def _check_output(path: pathlib.Path) -> None:
 
 def _load(args: argparse.Namespace) -> Data:
     if args.data_dir is not None:
+        return _load_folder(args.data_dir, args.image_size or 64)
+    where = {"data_dir": args.tfds_dir, "download": args.download}
+    info = optkit.data.info(args.dataset, **where)
+    splits = ("train", "test") if "test" in info.num_examples else ("train[:70%]", "train[70%:]")
+    size = args.image_size or (None if None not in info.image_shape[:2] else 64)
+
+    def load(split, **kwargs):
+        return optkit.data.load(args.dataset, split, image_size=size, **where, **kwargs)
+
+    held_out = load(splits[1], shuffle=False)
+    return _data(info.name, lambda seed: load(splits[0], seed=seed), held_out, info.num_classes, [])
+
+
+def _load_folder(path: str, size: int) -> Data:
+    def load(seed=None, subset="training"):
         with warnings.catch_warnings():
-            # The unreadable files are listed by name below.
+            # The unreadable files are listed by name, once.
             warnings.simplefilter("ignore")
-            train, held_out = optkit.data.from_directory(
-                args.data_dir,
-                args.image_size or 64,
-                validation_split=0.3,
-                subset="both",
-                seed=args.seed,
+            return optkit.data.from_directory(
+                path, size, validation_split=0.3, subset=subset, seed=seed
             )
-        name, num_classes = args.data_dir, len(train.class_names)
-        skipped = [os.path.relpath(path, args.data_dir) for path in train.skipped_paths]
-    else:
-        where = {"data_dir": args.tfds_dir, "download": args.download}
-        info = optkit.data.info(args.dataset, **where)
-        if "test" in info.num_examples:
-            splits = ["train", "test"]
-        else:
-            splits = ["train[:70%]", "train[70%:]"]
-        size = args.image_size or (None if None not in info.image_shape[:2] else 64)
-        train, held_out = optkit.data.load(
-            args.dataset, splits, image_size=size, seed=args.seed, **where
-        )
-        name, num_classes, skipped = info.name, info.num_classes, []
+
+    held_out = load(subset="validation")
+    skipped = [os.path.relpath(file, path) for file in held_out.skipped_paths]
+    return _data(path, load, held_out, len(held_out.class_names), skipped)
+
+
+def _data(name, load_train, held_out, num_classes, skipped) -> Data:
     images, labels = map(np.concatenate, zip(*held_out.as_numpy_iterator(), strict=True))
     # Every other image: both halves hold every class, however the images are ordered.
     halves = [(images[i::2], labels[i::2]) for i in (0, 1)]
-    return Data(name, train, *halves, images.shape[1:], num_classes, skipped)
+    return Data(name, load_train, *halves, images.shape[1:], num_classes, skipped)
 
 
 def _train(scripts, data, args) -> dict[str, list[Run]]:
@@ -210,10 +223,12 @@ def _train(scripts, data, args) -> dict[str, list[Run]]:
 
                 keras.utils.set_random_seed(seed)
                 clock = Clock(advance)
-                model = script(data, args.epochs, [clock])
-                _, accuracy = model.evaluate(*data.test, verbose=0)
+                seeded = dataclasses.replace(data, train=data.load_train(seed))
+                model = script(seeded, args.epochs, [clock])
                 history = model.history.history
-                runs[name].append(Run(model, history, clock.seconds, accuracy))
+                images, labels = data.test
+                correct = model.predict(images, verbose=0).argmax(axis=-1) == labels
+                runs[name].append(Run(model, history, clock.seconds, correct))
                 progress.update(task, total=len(clock.seconds))
     return runs
 
@@ -241,7 +256,9 @@ def _report(runs: dict[str, list[Run]], data: Data) -> Any:
         name: sorted(group, key=lambda run: run.accuracy)[len(group) // 2].model
         for name, group in runs.items()
     }
-    sample = np.concatenate([images for images, _ in data.train.take(8).as_numpy_iterator()])
+    sample = np.concatenate(
+        [images for images, _ in data.load_train(0).take(8).as_numpy_iterator()]
+    )
     report = optkit.export.compare(middle, data.test, representative_data=sample)
     baseline = next(iter(runs))
 
@@ -277,16 +294,15 @@ def _report(runs: dict[str, list[Run]], data: Data) -> Any:
     return report
 
 
-def _verdicts(runs: dict[str, list[Run]], data: Data) -> list[str]:
+def _verdicts(runs: dict[str, list[Run]]) -> list[str]:
     """Says in words what helped and what did not."""
     (first, before), (second, after) = runs.items()
-    pairs = [b.accuracy - a.accuracy for a, b in zip(before, after, strict=True)]
-    gain = 100 * statistics.mean(pairs)
-    # The noise of a mean of pairs: between seeds, and from the number of held-out images.
-    share = statistics.mean(run.accuracy for run in before)
-    sampling = math.sqrt(2 * share * (1 - share) / len(data.test[1]))
-    seeds = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
-    noise = 200 * math.hypot(sampling, seeds)
+    pairs = np.array([b.correct * 1.0 - a.correct for a, b in zip(before, after, strict=True)])
+    gain = 100 * pairs.mean()
+    # Two standard errors of the mean, from the choice of images and from the choice of seeds.
+    images = pairs.mean(axis=0).std(ddof=1) / math.sqrt(pairs.shape[1])
+    seeds = pairs.mean(axis=1).std(ddof=1) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
+    noise = 200 * math.hypot(images, seeds)
     if abs(gain) <= noise:
         verdict = f"is no difference beyond the noise of {noise:.2f} points"
     else:
@@ -333,7 +349,7 @@ def _write(args, data, runs, report) -> None:
             "epochs": args.epochs,
             "backend": keras.backend.backend(),
             "report": report.to_dict(),
-            "verdicts": _verdicts(runs, data),
+            "verdicts": _verdicts(runs),
             "runs": {
                 label: [
                     {"accuracy": r.accuracy, "seconds": r.seconds, "history": r.history}

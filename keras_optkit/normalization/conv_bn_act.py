@@ -29,6 +29,9 @@ class ConvBNAct(NormAct):
         groups: Integer >= 1, the number of groups of channels. Defaults to 1.
         activation: String, callable or `None`. Defaults to `"relu"`.
         norm: `"batch"`, `None` for none, or a Keras layer. Defaults to `"batch"`.
+        momentum: Float in [0, 1), how slowly the moving statistics of `norm="batch"` follow.
+            Defaults to 0.99, as in Keras: after `n` steps they still hold `0.99 ** n` of where they
+            began, so a training of few steps wants 0.9.
         kernel_initializer: Initializer of the kernel.
         kernel_regularizer: Regularizer of the kernel, or `None`.
         kernel_constraint: Constraint of the kernel, or `None`.
@@ -75,12 +78,13 @@ class ConvBNAct(NormAct):
         groups: int = 1,
         activation: Any = "relu",
         norm: Any = "batch",
+        momentum: float = 0.99,
         kernel_initializer: Any = "glorot_uniform",
         kernel_regularizer: Any = None,
         kernel_constraint: Any = None,
         **kwargs,
     ):
-        super().__init__(activation=activation, norm=norm, **kwargs)
+        super().__init__(activation=activation, norm=norm, momentum=momentum, **kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides

@@ -14,12 +14,15 @@ class NormAct(keras.layers.Layer):
     Args:
         activation: String, callable or `None`, what follows the norm.
         norm: `"batch"`, `None` for no norm, or a Keras layer that takes its place.
+        momentum: Float in [0, 1), how slowly the moving statistics of `norm="batch"` follow.
         **kwargs: Arguments of `keras.layers.Layer`.
     """
 
     linear_arguments: tuple[str, ...] = ()
 
-    def __init__(self, activation: Any = "relu", norm: Any = "batch", **kwargs):
+    def __init__(
+        self, activation: Any = "relu", norm: Any = "batch", momentum: float = 0.99, **kwargs
+    ):
         super().__init__(**kwargs)
         if isinstance(norm, dict):
             norm = keras.saving.deserialize_keras_object(norm)
@@ -28,6 +31,9 @@ class NormAct(keras.layers.Layer):
                 '`norm` must be "batch", None or a Keras layer, for example '
                 f"`keras.layers.GroupNormalization(8)`. Received: norm={norm!r}"
             )
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
+        self.momentum = momentum
         self.activation = keras.activations.get(activation)
         self.norm = norm
         self._linear: keras.layers.Layer | None = None
@@ -55,7 +61,7 @@ class NormAct(keras.layers.Layer):
             self._norm_layer = self.norm
             if self.norm == "batch":
                 self._norm_layer = keras.layers.BatchNormalization(
-                    axis=self._channel_axis, dtype=self.dtype_policy
+                    axis=self._channel_axis, momentum=self.momentum, dtype=self.dtype_policy
                 )
             # A layer that comes from a saved file is built already.
             if not self._norm_layer.built:
@@ -87,4 +93,4 @@ class NormAct(keras.layers.Layer):
         if isinstance(norm, keras.layers.Layer):
             norm = keras.saving.serialize_keras_object(norm)
         activation = keras.activations.serialize(self.activation)
-        return {**config, "activation": activation, "norm": norm}
+        return {**config, "activation": activation, "norm": norm, "momentum": self.momentum}

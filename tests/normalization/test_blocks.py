@@ -98,6 +98,15 @@ def test_statistics_move_in_training_only():
     assert not np.array_equal(before[3], block.get_weights()[3])
 
 
+def test_momentum():
+    inputs = np.random.default_rng(0).normal(3.0, size=(64, 4)).astype("float32")
+    block = DenseBNAct.from_config(DenseBNAct(5, momentum=0.5).get_config())
+    block(inputs, training=True)
+    # Half of the way from 0 to the mean of the batch.
+    mean = (inputs @ block.get_weights()[0]).mean(axis=0)
+    np.testing.assert_allclose(block.get_weights()[3], mean / 2, rtol=1e-4)
+
+
 def test_another_norm_and_activation(tmp_path):
     model = keras.Sequential(
         [
@@ -130,6 +139,7 @@ def test_mixed_precision():
         (lambda: ConvBNAct(8, 3, padding="full"), "padding"),
         (lambda: ConvBNAct(7, 3, groups=2), "groups"),
         (lambda: ConvBNAct(8, 3, norm="layer"), "Received: norm='layer'"),
+        (lambda: ConvBNAct(8, 3, momentum=1.0), "Received: momentum=1.0"),
         (lambda: DenseBNAct(0), "units"),
         (lambda: DenseBNAct(3, activation="reluu"), "activation"),
         (lambda: ConvBNAct(8, 3)(np.ones((2, 4))), "Received: input_shape=.2, 4."),
