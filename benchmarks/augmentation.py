@@ -122,11 +122,11 @@ def measure(size: int, batch_size: int, rounds: int, seconds: float) -> list[dic
 
 
 def main() -> None:
-    """Measures all cases, prints a table of each and writes the numbers."""
+    """Measures all cases and prints a table of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="per contender and round")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     arguments = parser.parse_args()
 
     rows = []
@@ -148,8 +148,8 @@ def main() -> None:
         "seconds": arguments.seconds,
         "rows": rows,
     }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\nWritten to {arguments.output}")
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

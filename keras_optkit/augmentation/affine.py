@@ -78,9 +78,9 @@ def affine_matrices(ranges: AffineRanges, draws: Any, height: Any, width: Any) -
     Example:
 
     >>> ranges = AffineRanges(translation=((0.2, 0.2), 0))
-    >>> affine_matrices(ranges, np.zeros((1, 7), "float32"), height=10, width=20)[0]
-    array([[ 1.,  0.,  0.],
-           [ 0.,  1., -2.]], dtype=float32)
+    >>> matrices = affine_matrices(ranges, np.zeros((1, 7), "float32"), height=10, width=20)
+    >>> keras.ops.convert_to_numpy(matrices[0]).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, -2.0]]
     """
     ops = ops_for(draws)
     draws = ops.convert_to_tensor(draws)

@@ -166,14 +166,16 @@ class _Additions:
         self.actions: list[Callable[[], None]] = []
         self.variables: list[keras.Variable] = []
         self._optimizer = optimizer
-        self._own = {}
+        self._own: dict[str, Callable] = {}
+        # An instance may shadow a method of its class already.
+        self._before = {name: vars(optimizer).get(name) for name in self._METHODS}
         for name in self._METHODS:
             if not hasattr(optimizer, name):
                 raise RuntimeError(
                     f"keras_optkit relies on `Optimizer.{name}`, which Keras {keras.__version__} "
                     f"does not have. Received: optimizer={optimizer!r}"
                 )
-            self._own[name] = getattr(type(optimizer), name)
+            self._own[name] = getattr(optimizer, name)
             setattr(optimizer, name, getattr(self, name))
 
     def remove(self, kind: str, item=None) -> None:
@@ -185,14 +187,16 @@ class _Additions:
         if self.rate is None and not self.actions and not self.variables:
             for name in (*self._METHODS, self._NAME):
                 delattr(self._optimizer, name)
+                if self._before.get(name) is not None:
+                    setattr(self._optimizer, name, self._before[name])
 
     def _get_current_learning_rate(self):
         if self.rate is None:
-            return self._own["_get_current_learning_rate"](self._optimizer)
+            return self._own["_get_current_learning_rate"]()
         return self.rate(self._optimizer.iterations)
 
     def apply(self, grads, trainable_variables=None):
-        self._own["apply"](self._optimizer, grads, trainable_variables)
+        self._own["apply"](grads, trainable_variables)
         if len(grads) > 0:
             for action in self.actions:
                 action()

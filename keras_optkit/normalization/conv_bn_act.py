@@ -46,7 +46,7 @@ class ConvBNAct(NormAct):
     Example:
 
     >>> layer = ConvBNAct(32, 3, padding="same")
-    >>> layer(np.zeros((8, 28, 28, 1))).shape
+    >>> tuple(layer(np.zeros((8, 28, 28, 1))).shape)
     (8, 28, 28, 32)
 
     Reference:

@@ -34,7 +34,7 @@ class DenseBNAct(NormAct):
 
     Example:
 
-    >>> DenseBNAct(10, activation=None)(np.zeros((8, 4))).shape
+    >>> tuple(DenseBNAct(10, activation=None)(np.zeros((8, 4))).shape)
     (8, 10)
 
     Reference:

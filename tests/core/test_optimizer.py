@@ -46,6 +46,20 @@ def test_two_actions_and_either_order_of_closing(make_model, toy):
     assert methods(model.optimizer) == set()
 
 
+def test_a_method_that_was_shadowed_already_is_called_and_comes_back(make_model, toy):
+    model, calls = make_model(run_eagerly=True), []
+    own = model.optimizer.apply
+
+    def counting(grads, trainable_variables=None):
+        calls.append(1)
+        return own(grads, trainable_variables)
+
+    model.optimizer.apply = counting
+    model.fit(*toy, batch_size=16, verbose=0, callbacks=[Adds()])
+    assert calls
+    assert model.optimizer.apply is counting
+
+
 def test_the_optimizer_is_as_it_was_after_fit(make_model, toy):
     model = make_model()
     model.fit(*toy, verbose=0)

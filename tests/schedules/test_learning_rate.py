@@ -151,6 +151,19 @@ def test_under_loss_scaling(make_model, toy):
     assert track.moved() == [True] * 6 + [False] * 2
 
 
+@pytest.mark.backends("tensorflow")
+def test_under_mirrored_strategy(make_model, toy):
+    import tensorflow as tf
+
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
+    assert len(devices) == 2
+    with tf.distribute.MirroredStrategy(devices).scope():
+        model = make_model("sgd")
+    history, track = fit(model, toy, LearningRate(Switch(6)))
+    assert track.moved() == [True] * 6 + [False] * 2
+    np.testing.assert_allclose(history["learning_rate"], [0.1, 0.0], rtol=1e-6)
+
+
 def test_plain_functions_and_keras_schedules(make_model, toy):
     history, _ = fit(make_model("sgd"), toy, LearningRate(lambda step: 0.1 / (step + 1)))
     np.testing.assert_allclose(history["learning_rate"], [0.1 / 4, 0.1 / 8], rtol=1e-6)

@@ -37,7 +37,7 @@ def keep_largest(scores: Any, count: Any) -> Any:
 
     Example:
 
-    >>> keep_largest(np.array([3.0, 1.0, 1.0, 2.0]), 3)
+    >>> keras.ops.convert_to_numpy(keep_largest(np.array([3.0, 1.0, 1.0, 2.0]), 3)).tolist()
     [True, False, True, True]
     """
     scores = ops.cast(scores, "float32")

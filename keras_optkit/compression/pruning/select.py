@@ -46,7 +46,7 @@ def select_kernels(model: keras.Model, select: Select | None = None) -> list[ker
     Example:
 
     >>> [v.path for v in select_kernels(model)]
-    ['dense/kernel', 'dense_1/kernel']
+    ['net/hidden/kernel', 'net/head/kernel']
     """
     if not model.built:
         raise ValueError(
