@@ -367,7 +367,7 @@ def _plot(runs: dict[str, list[Run]], data: Data, path: pathlib.Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     panels = [
         ("val_loss", "Validation loss", "cross-entropy (log scale)"),
@@ -396,11 +396,15 @@ def _plot(runs: dict[str, list[Run]], data: Data, path: pathlib.Path) -> None:
         axis.tick_params(labelsize=11)
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes.flat[0].set_yscale("log")
+    loss = axes.flat[0]
+    loss.set_yscale("log")
+    loss.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter(ticker.NullFormatter())
     best = max(max(run.history["val_accuracy"]) for group in runs.values() for run in group)
     worst = min(statistics.median(r.history["val_accuracy"]) for g in runs.values() for r in g)
     axes.flat[1].set_ylim(100 * (best - 3 * max(best - worst, 0.01)), 100 * best + 0.5)
-    axes.flat[0].legend(fontsize=12)
+    loss.legend(fontsize=12)
     seeds = len(next(iter(runs.values())))
     figure.suptitle(f"{data.name}: one line a seed, {seeds} seeds each", fontsize=14)
     figure.savefig(path, dpi=110)
