@@ -63,7 +63,7 @@ def test_own_images_from_folder_to_report(quickstart, folder, tmp_path):
     code, printed, errors = quickstart(*arguments, "--output", output)
     assert code == 0, errors
     assert "Skipped 1 files that are no readable image: dark/broken.png" in printed
-    assert "Accuracy: " in printed and "Time: " in printed
+    assert "Accuracy, 2 seeds: " in printed and "Time: " in printed
     assert sorted(path.name for path in output.iterdir()) == sorted(NAMES)
     result = json.loads((output / "report.json").read_text())
     assert len(result["runs"]["plain"]) == len(result["runs"]["with parts"]) == 2
