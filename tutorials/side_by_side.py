@@ -307,7 +307,10 @@ def _verdicts(runs: dict[str, list[Run]]) -> list[str]:
         verdict = f"is no difference beyond the noise of {noise:.2f} points"
     else:
         verdict = f"is a {'gain' if gain > 0 else 'loss'} beyond the noise of {noise:.2f} points"
-    lines = [f"Accuracy, {len(before)} seeds: {gain:+.2f} points from {first!r} to {second!r}, which {verdict}."]
+    lines = [
+        f"Accuracy, {len(before)} seeds: {gain:+.2f} points from {first!r} to {second!r}, "
+        f"which {verdict}."
+    ]
     reached = _reached(runs)
     both = [
         (a[1], b[1])
