@@ -72,7 +72,7 @@ SETTINGS = [
         "EarlyStopping",
         lambda: [callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)],
     ),
-    Setting("ConstantSparsity", prune(lambda: pruning.ConstantSparsity(0.5, "1ep", frequency=3))),
+    Setting("ConstantSparsity", prune(lambda: pruning.ConstantSparsity(0.5, "1ep", frequency=7))),
     Setting(
         "PolynomialDecay",
         prune(lambda: pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
@@ -111,6 +111,8 @@ def make_model(setting):
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(setting.learning_rate()), loss, metrics=["accuracy"])
+    # A part is often added to a model that has trained before.
+    fit(model, [], epochs=1)
     return model
 
 
