@@ -72,7 +72,9 @@ class CosineRestarts(Schedule):
             begin, end = cycle * every, (cycle + 1) * every
         else:
             starts = ops.convert_to_tensor(_starts(every, self.t_mul))
-            index = ops.searchsorted(starts, step, side="right")
+            # TensorFlow searches for vectors only.
+            index = ops.searchsorted(starts, ops.reshape(step, (-1,)), side="right")
+            index = ops.reshape(index, ops.shape(step))
             begin, end = ops.take(starts, index - 1), ops.take(starts, index)
             cycle = ops.cast(index - 1, "float32")
         floor = self.alpha * self.initial_learning_rate
