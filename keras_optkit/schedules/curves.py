@@ -16,7 +16,7 @@ def linear_between(start: float, target: float, step: Any, begin: float, end: fl
     Args:
         start: Float >= 0.
         target: Float >= 0.
-        step: Scalar float32 tensor.
+        step: Scalar float32 tensor of a whole number.
         begin: Float, the step up to which the value is `start`.
         end: Float > `begin`, the step from which it is `target`.
 
@@ -38,7 +38,7 @@ def cosine_between(start: Any, target: float, step: Any, begin: Any, end: Any) -
     Args:
         start: Float >= 0, or a tensor of one.
         target: Float >= 0.
-        step: Scalar float32 tensor.
+        step: Scalar float32 tensor of a whole number.
         begin: Float, or a tensor of a whole number, the step up to which the value is `start`.
         end: The same, > `begin`, the step from which it is `target`.
 
@@ -62,7 +62,7 @@ def sqrt_between(start: float, target: float, step: Any, begin: float, end: floa
     Args:
         start: Float >= 0.
         target: Float >= 0.
-        step: Scalar float32 tensor.
+        step: Scalar float32 tensor of a whole number.
         begin: Float, the step up to which the value is `start`.
         end: Float > `begin`, the step from which it is `target`.
 
@@ -88,7 +88,7 @@ def polynomial_between(
     Args:
         start: Float >= `target`.
         target: Float >= 0.
-        step: Scalar float32 tensor.
+        step: Scalar float32 tensor of a whole number.
         begin: Float, the step up to which the value is `start`.
         end: Float > `begin`, the step from which it is `target`.
         power: Float > 0, the exponent of the share of steps that is left.
@@ -113,8 +113,9 @@ def _shares(step: Any, begin: Any, end: Any) -> tuple[Any, Any]:
 
 
 def _since(step: Any, begin: Any) -> Any:
-    # The whole part is subtracted exactly, so that a short difference keeps its digits.
-    return (step - begin // 1) - begin % 1
+    # The whole part is subtracted exactly, so that a short difference keeps its digits. The floor
+    # changes nothing, and keeps XLA from adding the two parts up again.
+    return ops.floor(step - begin // 1) - begin % 1
 
 
 def completed(step: Any, every: int) -> Any:

@@ -35,7 +35,7 @@ from keras_optkit.schedules import (
 def values(schedule, steps=STEPS):
     """All rates at once: a schedule is an elementwise function of the step."""
     # One shape for all, which JAX compiles once.
-    rates = schedule(np.arange(max(steps, STEPS)))
+    rates = schedule(keras.ops.arange(max(steps, STEPS)))
     return keras.ops.convert_to_numpy(rates).astype("float64")[:steps]
 
 
@@ -43,11 +43,22 @@ def name(kind):
     return kind.__name__
 
 
-def assert_equal_to_the_formula(schedule):
+def compiled(schedule):
+    """A schedule as a step that XLA compiles sees it."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(schedule)
+    import tensorflow as tf
+
+    return tf.function(schedule, jit_compile=True)
+
+
+def assert_equal_to_the_formula(schedule, function=None):
     expected = np.array([reference(schedule, step) for step in range(STEPS)])
+    ours = values(function or schedule)
     # Rates below the smallest float32 are 0 on every backend.
-    expected = np.where(expected < 1e-37, 0, expected)
-    ours = np.where(values(schedule) < 1e-37, 0, values(schedule))
+    expected, ours = (np.where(rates < 1e-37, 0, rates) for rates in (expected, ours))
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-12, err_msg=repr(schedule))
 
 
@@ -63,6 +74,13 @@ def test_equal_to_the_formula_behind_a_warmup(kind):
         longest = getattr(schedule, "duration", None) or getattr(schedule, "every", None) or 100
         warm = schedule.with_warmup(max(longest // 3, 1), start=1e-4)
         assert_equal_to_the_formula(warm)
+
+
+@pytest.mark.backends("tensorflow", "jax")
+@pytest.mark.parametrize("kind", RANDOM, ids=name)
+def test_equal_to_the_formula_where_it_is_compiled(kind):
+    for schedule in random_schedules(kind, count=8):
+        assert_equal_to_the_formula(schedule, compiled(schedule))
 
 
 @pytest.mark.parametrize("kind", RANDOM_IN_TORCH, ids=name)
