@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import keras
 import numpy as np
 import pytest
 
@@ -24,6 +25,13 @@ from keras_optkit.schedules import (
 )
 
 STEPS = 2000
+
+
+def values(schedule, steps=STEPS):
+    """All rates at once: a schedule is an elementwise function of the step."""
+    # One shape for all, which JAX compiles once.
+    rates = schedule(keras.ops.arange(max(steps, STEPS)))
+    return keras.ops.convert_to_numpy(rates).astype("float64")[:steps]
 
 
 def random_one_cycle(rng, rate):

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from schedule_references import STEPS
+from schedule_references import values
 
 from keras_optkit.core.duration import Run
 from keras_optkit.schedules import (
@@ -33,11 +33,6 @@ NESTED = {
         [keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5), LinearDecay(0.1)], [50]
     ),
 }
-
-
-def values(schedule, steps=300):
-    rates = schedule(np.arange(STEPS))
-    return keras.ops.convert_to_numpy(rates).astype("float64")[:steps]
 
 
 @pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
