@@ -113,6 +113,8 @@ def _shares(step: Any, begin: Any, end: Any) -> tuple[Any, Any]:
 
 
 def _since(step: Any, begin: Any) -> Any:
+    if not isinstance(begin, float) or begin.is_integer():
+        return step - begin
     # The whole part is subtracted exactly, so that a short difference keeps its digits. The floor
     # changes nothing, and keeps XLA from adding the two parts up again.
     return ops.floor(step - begin // 1) - begin % 1
@@ -154,14 +156,18 @@ def power(base: float, exponent: Any) -> Any:
     """
     # In float32, exponent * log2(base) loses as many digits as it has before its point. Both are
     # split in two parts of 12 bits: the products of the first parts are exact.
-    exponent = ops.cast(exponent, "float32")
-    high = ops.floor(exponent / 2**12)
-    low = exponent - high * 2**12
+    exponent, logarithm = ops.cast(exponent, "float32"), math.log2(base)
+    parts = [(exponent, logarithm)]
+    # Below, 2**12 factors are less than the smallest float32, and no more need be told apart.
+    if logarithm * 2**12 > -150:
+        high = ops.floor(exponent / 2**12)
+        parts = [(high, logarithm * 2**12), (exponent - high * 2**12, logarithm)]
     whole = rest = 0.0
-    for part, logarithm in ((high, 2**12 * math.log2(base)), (low, math.log2(base))):
+    for part, logarithm in parts:
         mantissa, bits = math.frexp(logarithm)
         coarse = math.ldexp(math.trunc(mantissa * 2**12), bits - 12)
         product = part * coarse
-        whole = whole + ops.floor(product)
-        rest = rest + (product - ops.floor(product)) + part * (logarithm - coarse)
+        floor = ops.floor(product)
+        whole = whole + floor
+        rest = rest + (product - floor) + part * (logarithm - coarse)
     return ops.power(2.0, whole) * ops.exp(math.log(2) * rest)
