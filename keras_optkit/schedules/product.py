@@ -21,6 +21,7 @@ class Product(Schedule):
 
     Example:
 
+    >>> from keras_optkit.schedules import CosineDecay, StepDecay
     >>> schedule = Product(CosineDecay(0.1, 100), StepDecay(1.0, 50, gamma=0.5))
     >>> [round(float(schedule(step)), 6) for step in (0, 50, 100)]
     [0.1, 0.025, 0.0]

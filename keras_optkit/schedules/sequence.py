@@ -30,6 +30,7 @@ class Sequence(Schedule):
 
     Example:
 
+    >>> from keras_optkit.schedules import Constant, LinearDecay
     >>> schedule = Sequence([Constant(0.1), LinearDecay(0.1, 50)], [100])
     >>> [round(float(schedule(step)), 6) for step in (99, 100, 125, 150)]
     [0.1, 0.1, 0.05, 0.0]
