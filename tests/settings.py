@@ -66,6 +66,31 @@ SETTINGS = [
     Setting("DenseBNAct", layers=lambda: [layers.DenseBNAct(4)]),
     Setting("StepDecay", rate(lambda: schedules.StepDecay(0.02, "1ep", gamma=0.5))),
     Setting("CosineDecay", rate(lambda: schedules.CosineDecay(0.02, alpha=0.1).with_warmup("1ep"))),
+    Setting("Constant", rate(lambda: schedules.Constant(0.02).with_warmup("1ep"))),
+    Setting("LinearDecay", rate(lambda: schedules.LinearDecay(0.02))),
+    Setting("MultiStepDecay", rate(lambda: schedules.MultiStepDecay(0.02, ["1ep", 0.8]))),
+    Setting("ExponentialDecay", rate(lambda: schedules.ExponentialDecay(0.02, "2ep", 0.5))),
+    Setting("PolynomialDecay of the rate", rate(lambda: schedules.PolynomialDecay(0.02, power=2))),
+    Setting("CosineRestarts", rate(lambda: schedules.CosineRestarts(0.02, "2ep", m_mul=0.5))),
+    Setting("Cyclic", rate(lambda: schedules.Cyclic(0.002, 0.02, "2ep", "triangular2"))),
+    Setting("WarmupStableDecay", rate(lambda: schedules.WarmupStableDecay(0.02, warmup="1ep"))),
+    Setting("InverseSqrt", rate(lambda: schedules.InverseSqrt(0.02, 5).with_warmup(5))),
+    Setting(
+        "Sequence",
+        rate(
+            lambda: schedules.Sequence(
+                [schedules.Constant(0.02), schedules.CosineDecay(0.02)], ["2ep"]
+            )
+        ),
+    ),
+    Setting(
+        "Product",
+        rate(
+            lambda: schedules.Product(
+                schedules.CosineDecay(0.02), schedules.StepDecay(1.0, "2ep", 0.5)
+            )
+        ),
+    ),
     Setting("OneCycle", rate(lambda: schedules.OneCycle(0.02))),
     Setting("StepDecay in the optimizer", learning_rate=lambda: schedules.StepDecay(0.02, 6)),
     Setting(

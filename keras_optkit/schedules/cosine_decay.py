@@ -4,7 +4,7 @@ from typing import Any
 
 from keras_optkit.core.serialization import register
 from keras_optkit.schedules.curves import cosine_between
-from keras_optkit.schedules.schedule import Schedule, check_rate
+from keras_optkit.schedules.schedule import Schedule, check_rate, check_share
 
 
 @register
@@ -45,9 +45,7 @@ class CosineDecay(Schedule):
     ):
         self.initial_learning_rate = check_rate("initial_learning_rate", initial_learning_rate)
         self.duration = duration
-        self.alpha = check_rate("alpha", alpha, zero=True)
-        if self.alpha > 1:
-            raise ValueError(f"`alpha` must be in [0, 1]. Received: alpha={alpha!r}")
+        self.alpha = check_share("alpha", alpha, zero=True)
         self._validate()
 
     def _rate(self, step: Any) -> Any:

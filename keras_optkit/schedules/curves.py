@@ -16,7 +16,7 @@ def linear_between(start: float, target: float, step: Any, begin: float, end: fl
     Args:
         start: Float >= 0.
         target: Float >= 0.
-        step: Scalar float32 tensor.
+        step: Scalar float32 tensor of a whole number.
         begin: Float, the step up to which the value is `start`.
         end: Float > `begin`, the step from which it is `target`.
 
@@ -32,15 +32,15 @@ def linear_between(start: float, target: float, step: Any, begin: float, end: fl
     return start * left + target * done
 
 
-def cosine_between(start: float, target: float, step: Any, begin: float, end: float) -> Any:
+def cosine_between(start: Any, target: float, step: Any, begin: Any, end: Any) -> Any:
     """Goes from `start` at step `begin` to `target` at step `end` on half a cosine.
 
     Args:
-        start: Float >= 0.
+        start: Float >= 0, or a tensor of one.
         target: Float >= 0.
-        step: Scalar float32 tensor.
-        begin: Float, the step up to which the value is `start`.
-        end: Float > `begin`, the step from which it is `target`.
+        step: Scalar float32 tensor of a whole number.
+        begin: Float, or a tensor of a whole number, the step up to which the value is `start`.
+        end: The same, > `begin`, the step from which it is `target`.
 
     Returns:
         Scalar float32 tensor.
@@ -56,16 +56,87 @@ def cosine_between(start: float, target: float, step: Any, begin: float, end: fl
     return start * left + target * done
 
 
-def _shares(step: Any, begin: float, end: float) -> tuple[Any, Any]:
+def sqrt_between(start: float, target: float, step: Any, begin: float, end: float) -> Any:
+    """Goes from `start` at step `begin` to `target` at step `end` on one minus a square root.
+
+    Args:
+        start: Float >= 0.
+        target: Float >= 0.
+        step: Scalar float32 tensor of a whole number.
+        begin: Float, the step up to which the value is `start`.
+        end: Float > `begin`, the step from which it is `target`.
+
+    Returns:
+        Scalar float32 tensor.
+
+    Example:
+
+    >>> float(sqrt_between(1.0, 0.0, 25.0, 0, 100))
+    0.5
+    """
+    done, left = _shares(step, begin, end)
+    root = ops.sqrt(done)
+    # 1 - sqrt(x) = (1 - x) / (1 + sqrt(x)), which keeps its digits where it is small.
+    return start * left / (1 + root) + target * root
+
+
+def polynomial_between(
+    start: float, target: float, step: Any, begin: float, end: float, power: float
+) -> Any:
+    """Falls from `start` at step `begin` to `target` at step `end` on a polynomial.
+
+    Args:
+        start: Float >= `target`.
+        target: Float >= 0.
+        step: Scalar float32 tensor of a whole number.
+        begin: Float, the step up to which the value is `start`.
+        end: Float > `begin`, the step from which it is `target`.
+        power: Float > 0, the exponent of the share of steps that is left.
+
+    Returns:
+        Scalar float32 tensor.
+
+    Example:
+
+    >>> float(polynomial_between(1.0, 0.0, 50.0, 0, 100, power=2))
+    0.25
+    """
+    _, left = _shares(step, begin, end)
+    return target + (start - target) * ops.power(left, power)
+
+
+def _shares(step: Any, begin: Any, end: Any) -> tuple[Any, Any]:
     step = ops.cast(step, "float32")
     done = _since(step, begin) / (end - begin)
     left = -_since(step, end) / (end - begin)
     return ops.clip(done, 0.0, 1.0), ops.clip(left, 0.0, 1.0)
 
 
-def _since(step: Any, begin: float) -> Any:
-    # The whole part is subtracted exactly, so that a short difference keeps its digits.
-    return (step - math.floor(begin)) - (begin - math.floor(begin))
+def _since(step: Any, begin: Any) -> Any:
+    if not isinstance(begin, float) or begin.is_integer():
+        return step - begin
+    # The whole part is subtracted exactly, so that a short difference keeps its digits. The floor
+    # changes nothing, and keeps XLA from adding the two parts up again.
+    return ops.floor(step - begin // 1) - begin % 1
+
+
+def completed(step: Any, every: int) -> Any:
+    """Returns how many whole periods of `every` steps lie before a step.
+
+    Args:
+        step: Scalar float32 tensor of a whole number.
+        every: Integer > 0.
+
+    Returns:
+        Scalar float32 tensor of a whole number.
+
+    Example:
+
+    >>> float(completed(250.0, 100))
+    2.0
+    """
+    # Steps are whole. The half keeps a quotient that is rounded down off the next one.
+    return ops.floor((ops.cast(step, "float32") + 0.5) / every)
 
 
 def power(base: float, exponent: Any) -> Any:
@@ -83,12 +154,20 @@ def power(base: float, exponent: Any) -> Any:
     >>> round(float(power(0.5, 3.0)), 6)
     0.125
     """
-    # In float32, exponent * log2(base) loses as many digits as it has before its point. The
-    # logarithm is split in two: the product with the first part is exact.
-    exponent = ops.cast(exponent, "float32")
-    logarithm = math.log2(base)
-    coarse = math.floor(logarithm * 2**10) / 2**10
-    product = exponent * coarse
-    whole = ops.floor(product)
-    rest = (product - whole) + exponent * (logarithm - coarse)
+    # In float32, exponent * log2(base) loses as many digits as it has before its point. Both are
+    # split in two parts of 12 bits: the products of the first parts are exact.
+    exponent, logarithm = ops.cast(exponent, "float32"), math.log2(base)
+    parts = [(exponent, logarithm)]
+    # Below, 2**12 factors are less than the smallest float32, and no more need be told apart.
+    if logarithm * 2**12 > -150:
+        high = ops.floor(exponent / 2**12)
+        parts = [(high, logarithm * 2**12), (exponent - high * 2**12, logarithm)]
+    whole = rest = 0.0
+    for part, logarithm in parts:
+        mantissa, bits = math.frexp(logarithm)
+        coarse = math.ldexp(math.trunc(mantissa * 2**12), bits - 12)
+        product = part * coarse
+        floor = ops.floor(product)
+        whole = whole + floor
+        rest = rest + (product - floor) + part * (logarithm - coarse)
     return ops.power(2.0, whole) * ops.exp(math.log(2) * rest)

@@ -77,14 +77,12 @@ class LearningRate(OptkitCallback):
             return self.schedule
         schedule = self.schedule.resolve(self.run)
         steps = self.run.steps
-        if schedule.length is not None and steps is not None:
-            length = getattr(schedule, schedule.length)
-            if length > steps:
-                warnings.warn(
-                    f"The schedule lasts {length} steps and this fit only {steps}, so it will not "
-                    f"come to its end. Received: schedule={self.schedule!r}",
-                    stacklevel=2,
-                )
+        if schedule.end is not None and steps is not None and schedule.end > steps:
+            warnings.warn(
+                f"The schedule lasts {schedule.end} steps and this fit only {steps}, so it will "
+                f"not come to its end. Received: schedule={self.schedule!r}",
+                stacklevel=2,
+            )
         return schedule
 
     def _read_own_rate(self) -> float | None:

@@ -1,6 +1,7 @@
 """The base of every learning-rate schedule: durations, warm-up, config."""
 
 import inspect
+import itertools
 import math
 from typing import Any, Self
 
@@ -66,6 +67,11 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         """The steps between which the schedule itself runs: the warm-up's end and its own."""
         return self._steps["warmup"], self._steps[self.length]
 
+    @property
+    def end(self) -> int | None:
+        """The step by which all that ends in this schedule has ended; `None` if nothing does."""
+        return None if self.length is None else self._steps[self.length]
+
     def with_warmup(self, duration: int | float | str, start: float = 0.0) -> Self:
         """Returns this schedule with a linear warm-up as its first part.
 
@@ -91,8 +97,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017,
             section 2.2.
         """
-        config = {**self.get_config(), "warmup": duration, "warmup_start": start}
-        return type(self).from_config(config)
+        arguments = {**self._arguments(), "warmup": duration, "warmup_start": start}
+        return type(self).from_config(arguments)
 
     def resolve(self, run: Run) -> Self:
         """Returns this schedule with every duration in optimizer steps.
@@ -104,11 +110,13 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             ValueError: If the run's length is needed and not known, or the warm-up turns out
                 longer than the schedule.
         """
-        config = self.get_config()
-        for name in self._names:
-            if name in config:
-                config[name] = _convert(config[name], run, name)
-        return type(self).from_config(config)
+        arguments = self._arguments()
+        for name, value in arguments.items():
+            if name in self._names:
+                arguments[name] = _convert(value, run, name)
+            elif isinstance(value, Schedule):
+                arguments[name] = value.resolve(run)
+        return type(self).from_config(arguments)
 
     def _validate(self) -> None:
         """Checks durations and warm-up; called by a subclass at the end of its constructor."""
@@ -119,38 +127,43 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
                 if amount == 0 and name != "warmup":
                     raise ValueError(f"`{name}` must be longer than 0. Received: {name}={value!r}")
         check_rate("warmup_start", self.warmup_start, zero=True)
-        if self.length is None:
-            return
-        (warmup, unit), (length, length_unit) = (
-            parse(self.warmup),
-            parse(getattr(self, self.length)),
-        )
+        if self.length is not None:
+            self._check_warmup(self.length)
+
+    def _check_warmup(self, name: str) -> None:
+        """Raises if the warm-up is not shorter than a duration, as far as their units tell."""
+        (warmup, unit), (length, length_unit) = parse(self.warmup), parse(getattr(self, name))
         if unit == length_unit and warmup > 0 and warmup >= length:
             raise ValueError(
                 f"The warm-up must be shorter than the schedule that it is part of. Received: "
-                f"warmup={self.warmup!r}, {self.length}={getattr(self, self.length)!r}"
+                f"warmup={self.warmup!r}, {name}={getattr(self, name)!r}"
             )
+
+    def _arguments(self) -> dict[str, Any]:
+        """The constructor's arguments as they are held, and the warm-up where there is one."""
+        arguments = {name: getattr(self, name) for name in _parameters(type(self))}
+        if self.warmup != 0:
+            arguments.update(warmup=self.warmup, warmup_start=self.warmup_start)
+        return arguments
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, and the warm-up where there is one."""
-        names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self"]
-        config = {name: getattr(self, name) for name in names}
-        if self.warmup != 0:
-            config.update(warmup=self.warmup, warmup_start=self.warmup_start)
-        return config
+        return {name: _serialized(value) for name, value in self._arguments().items()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a schedule from what `get_config` returned."""
-        config = dict(config)
-        warmup, start = config.pop("warmup", 0), config.pop("warmup_start", 0.0)
-        schedule = cls(**config)
-        schedule.warmup, schedule.warmup_start = warmup, start
+        config = {name: _deserialized(value) for name, value in config.items()}
+        # The warm-up is an argument of some constructors, and an attribute of every schedule.
+        foreign = {"warmup", "warmup_start"}.difference(_parameters(cls))
+        schedule = cls(**{name: value for name, value in config.items() if name not in foreign})
+        schedule.warmup = config.get("warmup", schedule.warmup)
+        schedule.warmup_start = config.get("warmup_start", schedule.warmup_start)
         schedule._validate()
         return schedule
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
 
 
@@ -158,6 +171,24 @@ def _convert(value: Any, run: Run | None, name: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_steps(v, run, name) for v in value]
     return to_steps(value, run, name)
+
+
+def _parameters(kind: type[Schedule]) -> list[str]:
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+
+
+def _serialized(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_serialized(item) for item in value]
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return keras.saving.serialize_keras_object(value)
+    return value
+
+
+def _deserialized(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_deserialized(item) for item in value]
+    return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
 
 
 def check_rate(name: str, rate: float, zero: bool = False) -> float:
@@ -179,3 +210,81 @@ def check_rate(name: str, rate: float, zero: bool = False) -> float:
         bound = ">= 0" if zero else "> 0"
         raise ValueError(f"`{name}` must be a finite number {bound}. Received: {name}={rate!r}")
     return value
+
+
+def check_share(name: str, share: float, zero: bool = False) -> float:
+    """Returns a factor or share as a Python float, or raises if it is not in (0, 1].
+
+    Args:
+        name: The argument's name, for the message.
+        share: What was given.
+        zero: Boolean, whether 0 is allowed.
+
+    Raises:
+        ValueError: If it is not a number in the range.
+    """
+    value = check_rate(name, share, zero)
+    if value > 1:
+        bracket = "[" if zero else "("
+        raise ValueError(f"`{name}` must be in {bracket}0, 1]. Received: {name}={share!r}")
+    return value
+
+
+def check_milestones(milestones: Any) -> list:
+    """Returns milestones as a list, or raises if they do not increase, as far as units tell.
+
+    Args:
+        milestones: What was given; right is a list of at least one duration.
+
+    Raises:
+        ValueError: If it is not a list, is empty, holds what is no duration, or does not increase.
+    """
+    if not isinstance(milestones, (list, tuple)) or not milestones:
+        raise ValueError(
+            "`milestones` must be a list of at least one duration, such as "
+            f'["30ep", "60ep"]. Received: milestones={milestones!r}'
+        )
+    parsed = [parse(milestone, "milestones") for milestone in milestones]
+    for (amount, unit), (following, following_unit) in itertools.pairwise(parsed):
+        if unit == following_unit and amount >= following:
+            raise ValueError(f"`milestones` must increase. Received: milestones={milestones!r}")
+    return list(milestones)
+
+
+def check_end(end_learning_rate: float, initial_learning_rate: float) -> float:
+    """Returns the last rate of a decay as a Python float, or raises if it is no decay.
+
+    Args:
+        end_learning_rate: What was given.
+        initial_learning_rate: Float, the first rate.
+
+    Raises:
+        ValueError: If the last rate is not a number in [0, `initial_learning_rate`].
+    """
+    value = check_rate("end_learning_rate", end_learning_rate, zero=True)
+    if value > initial_learning_rate:
+        raise ValueError(
+            "`end_learning_rate` must be at most `initial_learning_rate`; for a rate that rises "
+            f"use `with_warmup`. Received: end_learning_rate={end_learning_rate!r}, "
+            f"initial_learning_rate={initial_learning_rate!r}"
+        )
+    return value
+
+
+def check_schedule(name: str, schedule: Any) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns a schedule, or raises if it is none.
+
+    Args:
+        name: The argument's name, for the message.
+        schedule: What was given.
+
+    Raises:
+        ValueError: If it is neither a schedule of this package nor one of Keras.
+    """
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        raise ValueError(
+            f"`{name}` must be a schedule of keras_optkit.schedules or a Keras "
+            "LearningRateSchedule; for a number use `schedules.Constant`. Received: "
+            f"{name}={schedule!r}"
+        )
+    return schedule

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from keras import ops
-
 from keras_optkit.core.serialization import register
-from keras_optkit.schedules.curves import power
-from keras_optkit.schedules.schedule import Schedule, check_rate
+from keras_optkit.schedules.curves import completed, power
+from keras_optkit.schedules.schedule import Schedule, check_rate, check_share
 
 
 @register
@@ -40,12 +38,9 @@ class StepDecay(Schedule):
     def __init__(self, initial_learning_rate: float, every: int | float | str, gamma: float = 0.1):
         self.initial_learning_rate = check_rate("initial_learning_rate", initial_learning_rate)
         self.every = every
-        self.gamma = check_rate("gamma", gamma)
-        if self.gamma > 1:
-            raise ValueError(f"`gamma` must be in (0, 1]. Received: gamma={gamma!r}")
+        self.gamma = check_share("gamma", gamma)
         self._validate()
 
     def _rate(self, step: Any) -> Any:
-        # Steps are whole. The half keeps a quotient that is rounded down off the next one.
-        drops = ops.floor((step + 0.5) / self._steps["every"])
+        drops = completed(step, self._steps["every"])
         return self.initial_learning_rate * power(self.gamma, drops)

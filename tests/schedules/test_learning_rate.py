@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_optkit.callbacks import LearningRate
-from keras_optkit.schedules import CosineDecay, Schedule, StepDecay
+from keras_optkit.schedules import CosineDecay, MultiStepDecay, Schedule, StepDecay
 
 BATCH = 16  # 64 samples: 4 batches in an epoch
 
@@ -220,9 +220,14 @@ def test_data_of_unknown_length(make_model, toy):
     )
 
 
-def test_a_schedule_longer_than_the_run_is_told_with_both_numbers(make_model, toy):
+@pytest.mark.parametrize(
+    "schedule",
+    [CosineDecay(0.1, "10ep"), MultiStepDecay(0.1, ["1ep", "10ep"])],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_a_schedule_longer_than_the_run_is_told_with_both_numbers(make_model, toy, schedule):
     with pytest.warns(UserWarning, match="40 steps and this fit only 8"):
-        fit(make_model("sgd"), toy, LearningRate(CosineDecay(0.1, "10ep")))
+        fit(make_model("sgd"), toy, LearningRate(schedule))
 
 
 def test_another_callback_that_sets_the_rate_is_told(make_model, toy):
