@@ -87,7 +87,6 @@ def test_a_part_that_is_never_reached_does_no_harm():
         (Product(Constant(0.1), StepDecay(0.1, "2ep")), None),
         (Product(CosineDecay(0.1, 7), keras.optimizers.schedules.ExponentialDecay(1.0, 9, 1)), 7),
     ],
-    ids=repr,
 )
 def test_the_step_by_which_all_has_ended(schedule, end):
     assert schedule.resolve(RUN).end == end
