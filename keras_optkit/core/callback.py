@@ -69,3 +69,4 @@ class OptkitCallback(Stateful, keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._fit_scope.close()
+        self._fit_scope = None
