@@ -60,6 +60,16 @@ def test_every_name_that_is_promised_is_there():
         _ = keras_optkit.layerz
 
 
+def test_no_two_classes_are_registered_under_one_name():
+    import keras
+
+    faces = (keras_optkit.layers, keras_optkit.schedules, keras_optkit.pruning)
+    for part in [getattr(face, name) for face in faces for name in face.__all__]:
+        name = keras.saving.get_registered_name(part)
+        if isinstance(part, type) and name.startswith("keras_optkit"):
+            assert keras.saving.get_registered_object(name) is part
+
+
 def test_a_saved_model_loads_after_a_bare_import(tmp_path):
     import keras
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 from keras import ops
 
 from keras_optkit.core.duration import Run, parse, to_steps
-from keras_optkit.core.serialization import register
+from keras_optkit.core.serialization import register_sparsity
 
 
 class SparsitySchedule:
@@ -85,7 +85,7 @@ class SparsitySchedule:
             )
 
 
-@register
+@register_sparsity
 class ConstantSparsity(SparsitySchedule):
     """Prunes to one sparsity at once, and keeps choosing which weights those are.
 
@@ -130,7 +130,7 @@ class ConstantSparsity(SparsitySchedule):
         return {name: getattr(self, name) for name in names}
 
 
-@register
+@register_sparsity
 class PolynomialDecay(SparsitySchedule):
     """Raises the sparsity from one value to another, fast at first and ever more slowly.
 
