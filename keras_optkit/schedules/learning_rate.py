@@ -6,8 +6,13 @@ from typing import Any
 
 import keras
 
+from keras_optkit.core.additions import (
+    drive_learning_rate,
+    drive_momentum,
+    learning_rate_at,
+)
 from keras_optkit.core.callback import OptkitCallback
-from keras_optkit.core.optimizer import drive_learning_rate, iterations, require_compiled
+from keras_optkit.core.optimizer import ensure_built, iterations, members, require_compiled
 from keras_optkit.schedules.schedule import Schedule, check_rate
 
 
@@ -23,12 +28,17 @@ class LearningRate(OptkitCallback):
     The schedule starts at the first step of the `fit` that it is passed to, at
     `initial_epoch` if there is one.
 
+    The optimizers in a `keras.optimizers.MultiOptimizer` keep the ratios of their own rates: the
+    schedule is the rate of the one whose own rate is highest.
+
     Args:
         schedule: A schedule of `keras_optkit.schedules`, any Keras `LearningRateSchedule`, or a
             function that takes the step (a scalar float32 tensor, counted from 0) and returns the
             rate, in `keras.ops`.
         log: Boolean, whether to put `"learning_rate"`, the rate of the epoch's last update, into
-            the logs of each epoch. Defaults to True.
+            the logs of each epoch. `"step"` also puts the rate of each step into the logs of its
+            batch, which callbacks behind this one and the progress bar see, and waits for each
+            step to end. Defaults to True.
 
     Raises:
         ValueError: Before the first step, if the model is not compiled with a Keras optimizer, if
@@ -43,7 +53,7 @@ class LearningRate(OptkitCallback):
     ```
     """
 
-    def __init__(self, schedule: Callable, log: bool = True):
+    def __init__(self, schedule: Callable, log: bool | str = True):
         super().__init__()
         if not callable(schedule):
             raise ValueError(
@@ -51,23 +61,44 @@ class LearningRate(OptkitCallback):
                 "LearningRateSchedule or a function of the step. For a constant rate, compile the "
                 f"model with it. Received: schedule={schedule!r}"
             )
+        if log not in (True, False, "step"):
+            raise ValueError(f'`log` must be True, False or "step". Received: log={log!r}')
         self.schedule = schedule
         self.log = log
+        if log == "step":
+            # On the instance: with a method of the class, `fit` would call it for the others too.
+            self.on_train_batch_end = self._log_rate
 
     def _install(self, epoch, state):
         optimizer = require_compiled(self.model, "LearningRate")
         if isinstance(optimizer, keras.optimizers.MultiOptimizer):
-            raise ValueError(
-                "`LearningRate` sets one rate, and a MultiOptimizer has several. Give each of its "
-                f"optimizers a schedule of its own. Received: optimizer={optimizer!r}"
-            )
+            ensure_built(self.model, "LearningRate")
+        self._optimizers = members(optimizer)
         self._start = self._first_update(epoch, state)
         schedule = self._resolved()
-        self._rate_at = lambda update: schedule(update - self._start)
-        _check_rate_at(schedule, iterations(optimizer) - self._start)
-        self._optimizer = optimizer
-        self._own_rate = self._read_own_rate()
-        drive_learning_rate(optimizer, self._rate_at, self._fit_scope)
+        rate = self._since_start(schedule)
+        check_rate("schedule(step)", _number(rate(iterations(optimizer))), zero=True)
+        self._own_rates = self._read_own_rates()
+        for member, share in zip(self._optimizers, self._shares(), strict=True):
+            scaled = rate if share == 1 else lambda update, share=share: rate(update) * share
+            drive_learning_rate(member, scaled, self._fit_scope)
+            if getattr(schedule, "cycle_momentum", False):
+                drive_momentum(member, self._since_start(schedule.momentum), self._fit_scope)
+
+    def _since_start(self, function: Callable) -> Callable:
+        return lambda update: function(update - self._start)
+
+    def _shares(self) -> list[float]:
+        """Each optimizer's rate as a share of the schedule's."""
+        if len(self._optimizers) == 1:
+            return [1]
+        if None in self._own_rates or max(self._own_rates) <= 0:
+            raise ValueError(
+                "Optimizers in a MultiOptimizer keep the ratios of their learning rates under "
+                "`LearningRate`, so these must be numbers. Received: learning rates "
+                f"{[optimizer._learning_rate for optimizer in self._optimizers]}"
+            )
+        return [rate / max(self._own_rates) for rate in self._own_rates]
 
     def _resolved(self) -> Callable:
         if not isinstance(self.schedule, keras.optimizers.schedules.LearningRateSchedule):
@@ -85,26 +116,30 @@ class LearningRate(OptkitCallback):
             )
         return schedule
 
-    def _read_own_rate(self) -> float | None:
-        own = self._optimizer._learning_rate
-        return float(keras.ops.convert_to_numpy(own)) if isinstance(own, keras.Variable) else None
+    def _read_own_rates(self) -> list[float | None]:
+        rates = [optimizer._learning_rate for optimizer in self._optimizers]
+        return [_number(rate) if isinstance(rate, keras.Variable) else None for rate in rates]
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._read_own_rate() != self._own_rate:
+        if self._read_own_rates() != self._own_rates:
             raise ValueError(
                 "Another callback assigned the optimizer's learning rate, which has no effect "
-                "while `LearningRate` drives it. Remove one of the two. Received: "
-                f"optimizer.learning_rate={self._read_own_rate()}"
+                "while `LearningRate` drives it. Remove one of the two; for a rate that is cut on "
+                "a plateau use `keras_optkit.callbacks.ReduceOnPlateau`. Received: "
+                f"optimizer.learning_rate={self._read_own_rates()}"
             )
         if self.log and logs is not None:
-            last = max(iterations(self._optimizer) - 1, self._start)
-            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self._rate_at(last)))
+            self._log_rate(epoch, logs)
+
+    def _log_rate(self, index, logs=None):
+        # `self.model`, on JAX, brings the optimizer's variables up to date.
+        last = max(iterations(require_compiled(self.model, "LearningRate")) - 1, self._start)
+        logs["learning_rate"] = max(learning_rate_at(each, last) for each in self._optimizers)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the update at which the schedule started."""
         return {"start": self._start}
 
 
-def _check_rate_at(schedule: Callable, step: int) -> None:
-    """Calls a schedule once, so that what is wrong with it is told before the first step."""
-    check_rate("schedule(step)", keras.ops.convert_to_numpy(schedule(step)), zero=True)
+def _number(value: Any) -> float:
+    return float(keras.ops.convert_to_numpy(value))

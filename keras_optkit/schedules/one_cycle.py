@@ -28,6 +28,11 @@ class OneCycle(Schedule):
         div_factor: Float > 0, the maximum over the first rate. Defaults to 25.
         final_div_factor: Float > 0, the first rate over the last. Defaults to 1e4.
         three_phase: Boolean, whether the fall to the first rate is a phase of its own.
+        cycle_momentum: Boolean, whether the optimizer's `momentum`, or else its `beta_1`, goes from
+            `max_momentum` to `base_momentum` and back while the rate rises and falls. It needs
+            `callbacks.LearningRate(schedule)`. Defaults to False.
+        base_momentum: Float in (0, `max_momentum`], the momentum at the highest rate.
+        max_momentum: Float in (0, 1), the momentum at the first and the last rate.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -56,6 +61,9 @@ class OneCycle(Schedule):
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
         three_phase: bool = False,
+        cycle_momentum: bool = False,
+        base_momentum: float = 0.85,
+        max_momentum: float = 0.95,
     ):
         self.max_learning_rate = check_rate("max_learning_rate", max_learning_rate)
         self.duration = duration
@@ -72,6 +80,14 @@ class OneCycle(Schedule):
         self.div_factor = check_rate("div_factor", div_factor)
         self.final_div_factor = check_rate("final_div_factor", final_div_factor)
         self.three_phase = bool(three_phase)
+        self.cycle_momentum = bool(cycle_momentum)
+        self.base_momentum = check_rate("base_momentum", base_momentum)
+        self.max_momentum = check_rate("max_momentum", max_momentum)
+        if not self.base_momentum <= self.max_momentum < 1:
+            raise ValueError(
+                "`base_momentum` must be at most `max_momentum`, and that below 1. Received: "
+                f"base_momentum={base_momentum!r}, max_momentum={max_momentum!r}"
+            )
         self._validate()
         if parse(duration) == (1, "step"):
             raise ValueError(
@@ -80,17 +96,31 @@ class OneCycle(Schedule):
 
     def _rate(self, step: Any) -> Any:
         first = self.max_learning_rate / self.div_factor
-        last = first / self.final_div_factor
+        return self._cycle(step, first, self.max_learning_rate, first / self.final_div_factor)
+
+    def momentum(self, step: Any) -> Any:
+        """Returns the momentum at an optimizer step, which is low where the rate is high.
+
+        Args:
+            step: Scalar integer tensor or integer >= 0.
+
+        Returns:
+            Scalar float32 tensor.
+        """
+        high = self.max_momentum
+        return self._cycle(ops.cast(step, "float32"), high, self.base_momentum, high)
+
+    def _cycle(self, step: Any, first: float, middle: float, last: float) -> Any:
         begin, end = self._span
         # As in torch, the cycle's last step has the lowest rate, not the step behind it.
         top = begin + self.pct_start * (end - begin) - 1
-        phases = [(top, self.max_learning_rate), (end - 1, last)]
+        phases = [(top, middle), (end - 1, last)]
         if self.three_phase:
             phases.insert(1, (2 * top - begin, first))
         curve = cosine_between if self.anneal == "cosine" else linear_between
-        rate, start = ops.cast(first, "float32"), first
+        value, start = ops.cast(first, "float32"), first
         for end, target in phases:
             phase = curve(start, target, step, begin, max(end, begin + 1e-6))
-            rate = ops.where(step > begin, phase, rate)
+            value = ops.where(step > begin, phase, value)
             begin, start = end, target
-        return rate
+        return value

@@ -287,4 +287,9 @@ def check_schedule(name: str, schedule: Any) -> keras.optimizers.schedules.Learn
             "LearningRateSchedule; for a number use `schedules.Constant`. Received: "
             f"{name}={schedule!r}"
         )
+    if getattr(schedule, "cycle_momentum", False):
+        raise ValueError(
+            "A schedule that cycles the momentum cannot be part of another one, which gives a rate "
+            f"only. Pass `cycle_momentum=False`. Received: {name}={schedule!r}"
+        )
     return schedule

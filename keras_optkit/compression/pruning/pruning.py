@@ -10,13 +10,14 @@ from keras import ops
 from keras_optkit.compression.pruning.masks import keep_largest, num_kept
 from keras_optkit.compression.pruning.schedules import SparsitySchedule
 from keras_optkit.compression.pruning.select import Select, select_kernels
+from keras_optkit.core.additions import add_variables, after_update
 from keras_optkit.core.callback import OptkitCallback
 from keras_optkit.core.optimizer import (
-    add_variables,
-    after_update,
+    ensure_built,
     iterations,
     moving_average,
     require_compiled,
+    update_count,
 )
 
 
@@ -72,8 +73,7 @@ class Pruning(OptkitCallback):
         optimizer = require_compiled(self.model, "Pruning")
         self._kernels = select_kernels(self.model, self.select)
         self._active = self._resolved()
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
+        ensure_built(self.model, "Pruning")
         self._optimizer = optimizer
         self._start = self._first_update(epoch, state)
         self._masks = add_variables(
@@ -112,7 +112,7 @@ class Pruning(OptkitCallback):
 
     def _update(self) -> None:
         """Refreshes the masks if the schedule says so, and applies them."""
-        step = self._optimizer.iterations - self._start
+        step = update_count(self._optimizer) - self._start
         masks = ops.cond(
             self._active.prunes_at(step),
             lambda: self._choose(self._active.sparsity(step)),
