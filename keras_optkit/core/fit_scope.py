@@ -76,3 +76,11 @@ class _Listener:
 def owners(model: keras.Model) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that hold a scope on this model at present."""
     return [scope.owner for scope in _ACTIVE.get(model, [])]
+
+
+def settled(model: keras.Model) -> bool:
+    """Returns whether no callback is still on its way to the model that it makes.
+
+    A callback says so by an attribute `settled`; without one it counts as settled.
+    """
+    return all(getattr(callback, "settled", True) for callback in owners(model))

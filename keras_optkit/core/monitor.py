@@ -1,6 +1,7 @@
 """A metric that a callback watches: its name, its direction, and what counts as better."""
 
 import math
+import warnings
 
 import keras
 
@@ -32,6 +33,7 @@ class Monitor:
         self.mode = mode
         self.min_delta = abs(min_delta)
         self.direction: str | None = None if mode == "auto" else mode
+        self._told_missing = False
 
     def bind(self, model: keras.Model) -> None:
         """Checks the name against a compiled model, and settles the direction.
@@ -45,6 +47,7 @@ class Monitor:
         Raises:
             ValueError: If the model has no such metric, or its direction cannot be told.
         """
+        self._told_missing = False
         metrics = compiled_metrics(model)
         base = self.name.removeprefix("val_")
         if metrics is not None and base not in metrics:
@@ -64,6 +67,30 @@ class Monitor:
                     f"Pass `mode='max'` or `mode='min'`. Received: monitor={self.name!r}, "
                     "mode='auto'"
                 )
+
+    def read(self, logs: dict[str, float], who: str) -> float | None:
+        """Returns the value in the logs of an epoch, or `None` where there is none.
+
+        The first epoch without one is told in a warning, unless an epoch before had it.
+
+        Args:
+            logs: The logs of the epoch.
+            who: The name of the caller, for the message.
+        """
+        if self.name in logs:
+            self._told_missing = True
+            return float(logs[self.name])
+        if not self._told_missing:
+            self._told_missing = True
+            hint = did_you_mean(self.name, logs)
+            if self.name.startswith("val_"):
+                hint = "It comes with `validation_data` or `validation_split`."
+            warnings.warn(
+                f"{who} found no '{self.name}' in this epoch; epochs without it do not count. "
+                f"{hint}",
+                stacklevel=3,
+            )
+        return None
 
     def better(self, value: float, reference: float | None) -> bool:
         """Tells whether a value beats a reference by more than `min_delta`; NaN never does."""

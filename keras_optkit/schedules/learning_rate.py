@@ -71,7 +71,8 @@ class LearningRate(OptkitCallback):
 
     def _install(self, epoch, state):
         optimizer = require_compiled(self.model, "LearningRate")
-        if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        if not members(optimizer):
+            # A MultiOptimizer that is made of a function learns its members when it is built.
             ensure_built(self.model, "LearningRate")
         self._optimizers = members(optimizer)
         self._start = self._first_update(epoch, state)

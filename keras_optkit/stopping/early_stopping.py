@@ -2,14 +2,13 @@
 
 import enum
 import math
-import warnings
 from typing import Any
 
 from keras_optkit.core.callback import OptkitCallback
 from keras_optkit.core.console import say
-from keras_optkit.core.fit_scope import owners
-from keras_optkit.core.messages import did_you_mean
+from keras_optkit.core.fit_scope import settled
 from keras_optkit.core.monitor import Monitor
+from keras_optkit.core.weights import weights_at_end
 
 
 class StopReason(enum.Enum):
@@ -105,7 +104,6 @@ class EarlyStopping(OptkitCallback):
         self.best_weights: list | None = None
         self.stopped_epoch = 0
         self.stopped_reason: StopReason | None = None
-        self._told_missing = False
 
     def _install(self, epoch, state):
         self._reset()
@@ -115,8 +113,8 @@ class EarlyStopping(OptkitCallback):
                 setattr(self, name, state[name])
 
     def on_epoch_end(self, epoch, logs=None):
-        value = self._value(logs or {})
-        if value is None or epoch < self.start_from_epoch or not self._settled():
+        value = self._monitor.read(logs or {}, "EarlyStopping")
+        if value is None or epoch < self.start_from_epoch or not settled(self.model):
             return
         if not math.isfinite(value) and self.check_finite != "ignore":
             if self.check_finite == "raise":
@@ -127,41 +125,12 @@ class EarlyStopping(OptkitCallback):
         if self._monitor.better(value, self.best_value):
             self.best_value, self.best_epoch = value, epoch
             if self.restore_best_weights:
-                self.best_weights = self._weights()
+                self.best_weights = weights_at_end(self.model)
             if self.baseline is None or self._monitor.better(value, self.baseline):
                 self.wait = 0
                 return
         elif self.wait >= self.patience and epoch > 0:
             self._stop(epoch, StopReason.PATIENCE)
-
-    def _value(self, logs: dict[str, Any]) -> float | None:
-        if self.monitor in logs:
-            self._told_missing = True
-            return float(logs[self.monitor])
-        if not self._told_missing:
-            self._told_missing = True
-            hint = did_you_mean(self.monitor, logs)
-            if self.monitor.startswith("val_"):
-                hint = "It comes with `validation_data` or `validation_split`."
-            warnings.warn(
-                f"EarlyStopping found no '{self.monitor}' in this epoch; epochs without it do not "
-                f"count. {hint}",
-                stacklevel=2,
-            )
-        return None
-
-    def _settled(self) -> bool:
-        return all(getattr(callback, "settled", True) for callback in owners(self.model))
-
-    def _weights(self) -> list:
-        """The weights that `fit` would end with if it ended now."""
-        if not getattr(self.model.optimizer, "use_ema", False):
-            return self.model.get_weights()
-        raw = self.model.get_weights()
-        self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
-        averaged = self.model.get_weights()
-        self.model.set_weights(raw)
-        return averaged
 
     def _stop(self, epoch: int, reason: StopReason) -> None:
         self.stopped_epoch = epoch

@@ -43,6 +43,9 @@ def random_one_cycle(rng, rate):
         div_factor=rng.uniform(2, 50),
         final_div_factor=10 ** rng.uniform(1, 5),
         three_phase=bool(rng.integers(2)),
+        cycle_momentum=True,
+        base_momentum=rng.uniform(0.5, 0.85),
+        max_momentum=rng.uniform(0.85, 0.99),
     )
 
 
@@ -257,7 +260,9 @@ def torch_scheduler(s, optimizer):
                 total_steps=s.duration,
                 pct_start=s.pct_start,
                 anneal_strategy=s.anneal.removesuffix("ine"),
-                cycle_momentum=False,
+                cycle_momentum=s.cycle_momentum,
+                base_momentum=s.base_momentum,
+                max_momentum=s.max_momentum,
                 div_factor=s.div_factor,
                 final_div_factor=s.final_div_factor,
                 three_phase=s.three_phase,
@@ -292,16 +297,17 @@ def highest(schedule):
     return next(getattr(schedule, name) for name in names if hasattr(schedule, name))
 
 
-def torch_rates(schedule, steps):
+def torch_values(schedule, steps, name="lr"):
+    """What torch's counterpart gives, step by step: the rate, or `"momentum"`."""
     torch = pytest.importorskip("torch", reason="torch computes the reference values")
     # torch's polynomial ends at 0; the last rate is added to it.
     last = schedule.end_learning_rate if isinstance(schedule, PolynomialDecay) else 0.0
     parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=highest(schedule) - last)
+    optimizer = torch.optim.SGD([parameter], lr=highest(schedule) - last, momentum=0.9)
     theirs = torch_scheduler(schedule, optimizer)
     found = []
     for step in range(steps):
-        found.append(optimizer.param_groups[0]["lr"] + last)
+        found.append(optimizer.param_groups[0][name] + (last if name == "lr" else 0))
         optimizer.step()
         if step + 1 < steps:
             theirs.step()

@@ -12,7 +12,7 @@ from schedule_references import (
     STEPS,
     random_schedules,
     reference,
-    torch_rates,
+    torch_values,
     values,
 )
 
@@ -82,9 +82,17 @@ def test_equal_to_torch(kind):
     for schedule in random_schedules(kind, RANDOM_IN_TORCH):
         # Behind their ends, torch's raises, rises again, or is what ours is.
         steps = schedule.duration if kind in (CosineDecay, OneCycle) else STEPS
-        expected = torch_rates(schedule, steps)
+        expected = torch_values(schedule, steps)
         ours = values(schedule, steps)
         np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-12, err_msg=repr(schedule))
+
+
+def test_the_momentum_of_one_cycle_equals_torch():
+    for schedule in random_schedules(OneCycle, RANDOM_IN_TORCH):
+        expected = torch_values(schedule, schedule.duration, "momentum")
+        ours = schedule.momentum(np.arange(schedule.duration))
+        ours = keras.ops.convert_to_numpy(ours)
+        np.testing.assert_allclose(ours, expected, rtol=1e-6, err_msg=repr(schedule))
 
 
 @pytest.mark.parametrize("schedule", [CosineDecay(0.1, 50, alpha=0.1), OneCycle(0.1, 50)])
