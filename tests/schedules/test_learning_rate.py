@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_optkit.callbacks import LearningRate
-from keras_optkit.schedules import CosineDecay, MultiStepDecay, Schedule, StepDecay
+from keras_optkit.schedules import CosineDecay, MultiStepDecay, OneCycle, Schedule, StepDecay
 
 BATCH = 16  # 64 samples: 4 batches in an epoch
 
@@ -258,6 +258,93 @@ def test_a_rate_that_is_none_is_told_before_the_first_step(make_model, toy, valu
         fit(model, toy, LearningRate(lambda step: value))
     for a, b in zip(before, weights(model), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def multi(rates=(0.1, 0.4), **kwargs):
+    """Kernels learn by one optimizer and biases by another."""
+    kernels, biases = (keras.optimizers.SGD(rate, **kwargs) for rate in rates)
+    one_each = keras.optimizers.OptimizerMap(kernels, {".*/bias": biases})
+    return keras.optimizers.MultiOptimizer(one_each)
+
+
+def test_the_members_of_a_multi_optimizer_keep_the_ratio_of_their_rates(make_model, toy):
+    """Rates of 0.1 and 0.4 train under a schedule of 0.2 as rates of 0.05 and 0.2 do."""
+    model, plain = make_model(multi()), make_model(multi((0.05, 0.2)))
+    plain.set_weights(model.get_weights())
+    schedule = LearningRate(lambda step: 0.2 + 0 * step)
+    for trained, callbacks in ((model, [schedule]), (plain, [])):
+        trained.fit(*toy, batch_size=BATCH, shuffle=False, verbose=0, callbacks=callbacks)
+    for a, b in zip(weights(model), weights(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_multi_optimizer_freezes_and_accumulates(make_model, toy):
+    model = make_model(multi(gradient_accumulation_steps=2))
+    history, track = fit(model, toy, LearningRate(Switch(3)))
+    assert track.moved() == [False, True] * 3 + [False, False]
+    assert history["learning_rate"] == pytest.approx([0.1, 0.0])
+
+
+def test_a_multi_optimizer_that_is_made_of_a_function(make_model, toy):
+    kernels, biases = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.1)
+    choose = keras.optimizers.MultiOptimizer(
+        lambda variable: biases if variable.path.endswith("bias") else kernels
+    )
+    _, track = fit(make_model(choose), toy, LearningRate(Switch(6)))
+    assert track.moved() == [True] * 6 + [False] * 2
+
+
+def test_a_multi_optimizer_with_a_schedule_in_it_is_refused(make_model, toy):
+    own = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.9)
+    with pytest.raises(ValueError, match="must be numbers"):
+        fit(make_model(multi((0.1, own))), toy, LearningRate(CosineDecay(0.1)))
+
+
+def test_the_momentum_is_cycled_against_the_rate(make_model, toy):
+    """One cycle trains as torch does with the rates and momenta that torch's cycle has."""
+    torch = pytest.importorskip("torch")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
+    optimizer = keras.optimizers.Adam(0.5)
+    model.compile(optimizer, "mse")
+    weight = torch.nn.Parameter(torch.tensor(weights(model)[0], dtype=torch.float64))
+    x = torch.tensor(toy[0], dtype=torch.float64)
+    theirs = torch.optim.Adam([weight], 0.1, eps=1e-7)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.1, total_steps=12)
+    for start in [0, 16, 32, 48] * 3:
+        theirs.zero_grad()
+        ((x[start : start + BATCH] @ weight - 1) ** 2).mean().backward()
+        theirs.step()
+        cycle.step() if cycle.last_epoch < 11 else None
+    schedule = OneCycle(0.1, cycle_momentum=True)
+    fit(model, (toy[0], np.ones((64, 1))), LearningRate(schedule), epochs=3, shuffle=False)
+    np.testing.assert_allclose(weights(model)[0], weight.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert optimizer.beta_1 == 0.9
+
+
+def test_a_momentum_that_is_not_there_is_told(make_model, toy):
+    with pytest.raises(ValueError, match=r"cycle_momentum=False"):
+        fit(make_model("sgd"), toy, LearningRate(OneCycle(0.1, cycle_momentum=True)))
+
+
+def test_the_rate_of_each_step_on_request(make_model, toy):
+    seen = []
+
+    class Sees(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(logs["learning_rate"])
+
+    schedule = LearningRate(lambda step: 0.1 / (step + 1), log="step")
+    model = make_model(keras.optimizers.SGD(0.5, gradient_accumulation_steps=2))
+    history = model.fit(
+        *toy, batch_size=BATCH, epochs=2, verbose=0, callbacks=[schedule, Sees()]
+    ).history
+    # The rate of the last update; before the first, that of the first.
+    expected = 0.1 / np.array([1, 1, 1, 2, 2, 3, 3, 4])
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+    np.testing.assert_allclose(history["learning_rate"], expected[[3, 7]], rtol=1e-6)
+    json.dumps(history)
+    with pytest.raises(ValueError, match="Received: log='batch'"):
+        LearningRate(CosineDecay(0.1), log="batch")
 
 
 def test_no_step_waits_for_the_logs(make_model):
