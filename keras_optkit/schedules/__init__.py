@@ -6,6 +6,7 @@ from keras_optkit.schedules.cosine_restarts import CosineRestarts
 from keras_optkit.schedules.cyclic import Cyclic
 from keras_optkit.schedules.exponential_decay import ExponentialDecay
 from keras_optkit.schedules.inverse_sqrt import InverseSqrt
+from keras_optkit.schedules.layerwise_decay import layer_heights, layerwise_decay
 from keras_optkit.schedules.linear_decay import LinearDecay
 from keras_optkit.schedules.multi_step_decay import MultiStepDecay
 from keras_optkit.schedules.one_cycle import OneCycle
@@ -32,4 +33,6 @@ __all__ = [
     "Sequence",
     "StepDecay",
     "WarmupStableDecay",
+    "layer_heights",
+    "layerwise_decay",
 ]
