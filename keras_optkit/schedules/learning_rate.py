@@ -15,6 +15,8 @@ from keras_optkit.core.callback import OptkitCallback
 from keras_optkit.core.optimizer import ensure_built, iterations, members, require_compiled
 from keras_optkit.schedules.schedule import Schedule, check_rate
 
+_TABLE = keras.backend.backend() == "torch"
+
 
 class LearningRate(OptkitCallback):
     """Lets a schedule give the learning rate for one `fit`, whatever the model was compiled with.
@@ -77,7 +79,7 @@ class LearningRate(OptkitCallback):
         self._optimizers = members(optimizer)
         self._start = self._first_update(epoch, state)
         schedule = self._resolved()
-        rate = self._since_start(schedule)
+        rate = self._since_start(self._tabulated(schedule))
         check_rate("schedule(step)", _number(rate(iterations(optimizer))), zero=True)
         self._own_rates = self._read_own_rates()
         for member, share in zip(self._optimizers, self._shares(), strict=True):
@@ -85,6 +87,16 @@ class LearningRate(OptkitCallback):
             drive_learning_rate(member, scaled, self._fit_scope)
             if getattr(schedule, "cycle_momentum", False):
                 drive_momentum(member, self._since_start(schedule.momentum), self._fit_scope)
+
+    def _tabulated(self, schedule: Callable) -> Callable:
+        """The same schedule; on torch, whose steps are not compiled, from a table of the run."""
+        steps = self.run.steps
+        if not _TABLE or not isinstance(schedule, Schedule) or steps not in range(1, 10**7):
+            return schedule
+        table = schedule.table(steps)
+        if table is None:
+            return schedule
+        return lambda step: table[keras.ops.minimum(step, steps - 1)]
 
     def _since_start(self, function: Callable) -> Callable:
         return lambda update: function(update - self._start)

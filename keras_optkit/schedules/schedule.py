@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, Self
 
 import keras
@@ -118,6 +119,19 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
                 arguments[name] = value.resolve(run)
         return type(self).from_config(arguments)
 
+    def table(self, steps: int) -> Any:
+        """Returns the rates of the first steps, as `schedule(step)` gives them.
+
+        Args:
+            steps: Integer >= 1, the number of rates.
+
+        Returns:
+            Float32 tensor of shape (steps,), or `None` if a schedule of Keras is part of this one,
+            which may take no more than one step at a time.
+        """
+        ours = all(isinstance(part, Schedule) for part in _parts(self))
+        return self(ops.arange(steps)) if ours else None
+
     def _validate(self) -> None:
         """Checks durations and warm-up; called by a subclass at the end of its constructor."""
         for name in self._names:
@@ -171,6 +185,15 @@ def _convert(value: Any, run: Run | None, name: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_steps(v, run, name) for v in value]
     return to_steps(value, run, name)
+
+
+def _parts(schedule: Any) -> Iterator[Any]:
+    """A schedule and those that it is made of."""
+    yield schedule
+    if isinstance(schedule, Schedule):
+        for value in keras.tree.flatten(list(schedule._arguments().values())):
+            if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+                yield from _parts(value)
 
 
 def _parameters(kind: type[Schedule]) -> list[str]:
