@@ -1,6 +1,5 @@
 """The learning-rate range test on a compiled model."""
 
-import collections
 import contextlib
 import math
 import numbers
@@ -21,8 +20,6 @@ from keras_optkit.schedules.schedule import check_rate
 from keras_optkit.schedules.untouched import random_states, untouched
 
 _MODES = ("exponential", "linear")
-# So many losses wait on the device, so that it need not wait for Python.
-_WAITING = 4
 
 
 def find_lr(
@@ -335,20 +332,21 @@ class _Curve:
 
 
 class _Sweep(OptkitCallback):
-    """Drives the rate, and collects the losses, which it reads some batches late.
+    """Drives the rate, and collects the losses.
 
     Args:
         curve: The `_Curve` to fill.
         limit: Integer, the number of batches after which the test ends at the latest.
     """
 
+    # Each loss decides whether the next step is made.
+    async_safe = False
+
     def __init__(self, curve: _Curve, limit: int):
         super().__init__()
         self._curve = curve
         self._limit = limit
         self._batches = 0
-        # A batch's loss and the optimizer's count of updates behind it, still on the device.
-        self._waiting: collections.deque = collections.deque()
 
     def _install(self, epoch, state):
         self._optimizer = optimizer = require_compiled(self.model, "find_lr")
@@ -375,18 +373,9 @@ class _Sweep(OptkitCallback):
             # The next step takes its state from the variables again, the reset ones included.
             self.model.jax_state_sync()
         self._batches += 1
-        # The sum is a copy of the count, which the next step updates in place.
-        self._waiting.append((logs["loss"], keras.ops.add(self._optimizer.iterations, 0)))
-        needed = len(self._curve.rates) * batches_per_update(self._optimizer)
-        self._read(waiting=0 if self._batches >= needed else _WAITING)
+        self._curve.add(float(logs["loss"]), iterations(self._optimizer) - self._first)
         if self._curve.stopped is not None or self._batches >= self._limit:
             self.model.stop_training = True
-
-    def _read(self, waiting: int) -> None:
-        """Reads all but the newest losses."""
-        while len(self._waiting) > waiting and self._curve.stopped is None:
-            loss, update = (keras.ops.convert_to_numpy(v) for v in self._waiting.popleft())
-            self._curve.add(float(loss), int(update) - self._first)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._batches == 0:

@@ -102,7 +102,8 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> tuple[dict, dict]:
     """
     finite = np.isfinite(smoothed)
     n = len(finite) if finite.all() else int(np.argmin(finite))
-    rates, smoothed = rates[:n], smoothed[:n]
+    # The first average is that of one loss. As in fastai, a tenth of the curve is left to settle.
+    rates, smoothed = rates[n // 10 : n], smoothed[n // 10 : n]
     found = dict.fromkeys(_RULES)
     if n < MIN_POINTS:
         reason = f"the test has {n} finite losses, and {MIN_POINTS} are needed"

@@ -117,11 +117,11 @@ class RangeTest:
         finite = self.smoothed[np.isfinite(self.smoothed)]
         if len(finite):
             # What a diverging loss reaches would press the rest of the curve flat.
-            low, high = finite.min(), max(finite[0], finite.min())
-            margin = 0.5 * (high - low) or 0.5 * abs(high) or 1.0
-            axes.set_ylim(low - margin, high + 1.5 * margin)
+            low, high = np.nanmin([self.losses, self.smoothed]), finite[0]
+            margin = 0.15 * (high - low) or 1.0
+            axes.set_ylim(low - margin, high + 4 * margin)
         axes.set_xlabel("learning rate (per update)", fontsize=16)
-        axes.set_ylabel("training loss (in its own unit)", fontsize=16)
+        axes.set_ylabel("training loss", fontsize=16)
         axes.set_title(f"Learning-rate range test: {self.stopped}", fontsize=15, wrap=True)
         axes.tick_params(labelsize=14)
         axes.grid(alpha=0.3)

@@ -32,6 +32,7 @@ def untouched(model: keras.Model) -> Iterator[None]:
         _attributes(model),
         random_states(),
         _trainable_flags(model),
+        _compiled_parts(model),
         *([_torch_module(model)] if keras.backend.backend() == "torch" else []),
         _variables(model),
     ]
@@ -112,6 +113,21 @@ def _attributes(model: keras.Model) -> Callable[[], None]:
                 setattr(model, name, value)
             elif hasattr(model, name):
                 delattr(model, name)
+
+    return put_back
+
+
+def _compiled_parts(model: keras.Model) -> Callable[[], None]:
+    # A `fit` that has to build these reads a batch for it, and with it draws a shuffle. A later
+    # `fit` draws the same only if it has as much to build.
+    parts = [getattr(model, name, None) for name in ("_compile_loss", "_compile_metrics")]
+    unbuilt = [part for part in parts if part is not None and not part.built]
+
+    def put_back():
+        for part in unbuilt:
+            part.built = False
+            if part is model._compile_loss:
+                part.metrics.clear()
 
     return put_back
 
