@@ -107,17 +107,18 @@ def find_lr(
         arguments.update(
             y=y, batch_size=batch_size, sample_weight=sample_weight, shuffle=bool(shuffle)
         )
-    _build(model, _view(data, 1, shuffle=False), batch_size)
-    with untouched(model), _plain_fit(model):
-        # Twice the batches that are needed, as loss scaling skips some updates.
-        limit = 2 * steps * batches_per_update(optimizer)
-        curve = _Curve(rates, smoothing, divergence)
-        callback = _Sweep(curve, limit)
-        try:
-            x = _view(data, limit, shuffle)
-            model.fit(x, epochs=limit, verbose=0, callbacks=[callback], **arguments)
-        finally:
-            callback.close()
+    # Twice the batches that are needed, as loss scaling skips some updates.
+    limit = 2 * steps * (optimizer.gradient_accumulation_steps or 1)
+    curve = _Curve(rates, smoothing, divergence)
+    callback = _Sweep(curve, limit)
+    with _unread(data):
+        _build(model, _view(data, 1, shuffle=False), batch_size)
+        with untouched(model), _plain_fit(model):
+            try:
+                x = _view(data, limit, shuffle)
+                model.fit(x, epochs=limit, verbose=0, callbacks=[callback], **arguments)
+            finally:
+                callback.close()
     if curve.made == 0 and curve.stopped is None:
         raise ValueError(
             "`find_lr` sweeps the rate of `model.optimizer`, with which `train_step` made no "
@@ -125,11 +126,6 @@ def find_lr(
         )
     stopped = curve.stopped or f"data and updates ended after {curve.made} of {steps} steps"
     return RangeTest(*np.transpose(curve.points), stopped=stopped, mode=mode)
-
-
-def batches_per_update(optimizer: keras.optimizers.Optimizer) -> int:
-    """Returns the number of batches whose gradients are added up for one update."""
-    return optimizer.gradient_accumulation_steps or 1
 
 
 def _check_sweep(start: Any, end: Any, steps: Any, mode: Any) -> np.ndarray:
@@ -243,7 +239,24 @@ def _view(data: Any, limit: int, shuffle: bool) -> Any:
     """Returns data for one long `fit` that leaves the user's object as it is."""
     if isinstance(data, keras.utils.PyDataset):
         return _Batches(data, limit, shuffle)
+    if hasattr(data, "cardinality"):
+        # Of a `tf.data.Dataset`. At an end that it did not foresee, TensorFlow counts an update
+        # that was not made.
+        return data.repeat()
     return _repeated(data) if callable(data) else data
+
+
+@contextlib.contextmanager
+def _unread(data: Any) -> Iterator[None]:
+    """Puts back the random generators that a torch `DataLoader` draws its order from."""
+    holders = (data, getattr(data, "sampler", None))
+    generators = [getattr(holder, "generator", None) for holder in holders]
+    states = [(g, g.get_state()) for g in generators if hasattr(g, "get_state")]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
 
 
 class _Batches(keras.utils.PyDataset):
