@@ -183,7 +183,7 @@ def _global_seed_generator() -> keras.random.SeedGenerator | None:
 
 def _torch_module(model: keras.Model) -> Callable[[], None]:
     """What a torch module has beside its parameters: modes, gradients and buffers."""
-    modes = [(module, module.training) for module in model.modules()]
+    model_mode, modes = model.training, [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [
         (parameter, None if parameter.grad is None else parameter.grad.detach().clone())
@@ -193,6 +193,8 @@ def _torch_module(model: keras.Model) -> Callable[[], None]:
     def put_back():
         import torch
 
+        # Keras may have replaced an inner module meanwhile.
+        model.train(model_mode)
         for module, training in modes:
             module.training = training
         with torch.no_grad():

@@ -60,9 +60,11 @@ def rich_model(**kwargs):
     return model
 
 
-def trained(toy, test, make=rich_model, before=0):
+def trained(toy, test, before):
     keras.utils.set_random_seed(7)
-    model = make()
+    # On JAX, Keras itself can't `fit` twice with a moving average.
+    ema = BACKEND != "jax" or not before
+    model = rich_model(optimizer=keras.optimizers.Adam(1e-2, use_ema=ema))
     if before:
         model.fit(*toy, batch_size=16, epochs=before, verbose=0)
     if test:
@@ -73,8 +75,8 @@ def trained(toy, test, make=rich_model, before=0):
 
 @pytest.mark.parametrize("before", [0, 1], ids=["new", "trained"])
 def test_training_is_bit_for_bit_that_without_the_test(toy, before):
-    plain, history, draw = trained(toy, test=False, before=before)
-    tested, tested_history, tested_draw = trained(toy, test=True, before=before)
+    plain, history, draw = trained(toy, False, before)
+    tested, tested_history, tested_draw = trained(toy, True, before)
     assert [a.tobytes() for a in plain] == [b.tobytes() for b in tested]
     assert (history, draw) == (tested_history, tested_draw)
 
@@ -101,7 +103,7 @@ def test_a_new_optimizer_is_left_in_its_first_state(make_model, toy):
 
 
 class Breaks(keras.losses.Loss):
-    """Raises in the step itself, in the step of the given number."""
+    """Raises in the step itself."""
 
     def call(self, y_true, y_pred):
         raise KeyboardInterrupt
@@ -399,7 +401,6 @@ def test_mirrored_strategy(toy):
     import tensorflow as tf
 
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    plain = rich_model(optimizer="sgd")
     with strategy.scope():
         model = rich_model(optimizer="sgd")
     model.fit(*toy, batch_size=16, verbose=0)
@@ -414,7 +415,6 @@ def test_mirrored_strategy(toy):
     before = replicas()
     found = find_lr(model, *toy, **FAST)
     assert len(found.losses) == 12 and replicas() == before
-    assert plain is not model
 
 
 BAD = {
