@@ -59,8 +59,8 @@ def find_lr(
             - a NumPy array or tensor, or a list or dictionary of them, with the targets in `y`;
             - a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch `DataLoader` of batches. It
               is read from its start, and again when it ends. Hooks such as `on_epoch_end` of a
-              `PyDataset` aren't called. A Dataset that is shuffled anew in each pass counts the
-              passes of the test;
+              `PyDataset` aren't called. A Dataset that holds variables or tables, or more
+              than 2 GB of arrays, can't be copied, and if it shuffles, its next order is another;
             - a function without arguments that returns a new generator of batches. A generator
               itself can't be rewound, and is refused.
         y: The targets, for arrays only.
@@ -242,7 +242,7 @@ def _view(data: Any, limit: int, shuffle: bool) -> Any:
     if hasattr(data, "cardinality"):
         # Of a `tf.data.Dataset`. At an end that it did not foresee, TensorFlow counts an update
         # that was not made.
-        return data.repeat()
+        return _copy_of(data).repeat()
     return _repeated(data) if callable(data) else data
 
 
@@ -290,6 +290,33 @@ class _Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         return self._dataset[int(self._order[index])]
+
+
+def _copy_of(dataset: Any) -> Any:
+    """Returns a `tf.data.Dataset` that shuffles with a state of its own, or the one given.
+
+    Each pass over a dataset that shuffles moves a state on that a plain copy would share.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import Error
+    from tensorflow.core.framework import graph_pb2
+
+    try:
+        variant = tf.data.experimental.to_variant(dataset)
+        graph = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)
+        graph = graph_pb2.GraphDef.FromString(graph.numpy())
+        nodes = {node.name: node for node in graph.node}
+        shuffles = [node for node in graph.node if node.op.startswith("Shuffle")]
+        for state in {name: nodes[name] for node in shuffles for name in node.input}.values():
+            resource = tf.resource.as_datatype_enum
+            if state.op == "Const" and state.attr["dtype"].type == resource:
+                # With this in place of a state, a dataset makes its own from its seeds.
+                state.CopyFrom(type(state)(name=state.name, op="DummySeedGenerator"))
+        variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
+    except (tf.errors.OpError, ValueError, Error):
+        # It holds what can't be copied, such as a table, or more data than a graph may hold.
+        return dataset
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
 
 
 def _repeated(batches: Callable[[], Iterator]) -> Iterator:

@@ -311,6 +311,31 @@ def test_a_shuffled_pydataset_has_each_batch_once_in_a_pass(toy):
     assert [int(view[i][0][0]) // 16 for i in range(10)] == [*range(4), *range(4), 0, 1]
 
 
+def test_a_shuffled_dataset_goes_on_in_its_own_order(toy):
+    import tensorflow as tf
+
+    orders = []
+    for test in (False, True):
+        keras.utils.set_random_seed(3)
+        x, y = toy[0], toy[1][:, None]
+        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(64, seed=1).batch(16)
+        if test:
+            find_lr(linear_model("sgd"), data, steps=12)
+        orders.append([batch.numpy() for _ in range(2) for batch, _ in data])
+    np.testing.assert_array_equal(*orders)
+    assert not np.array_equal(orders[0][:4], orders[0][4:])
+
+
+def test_a_dataset_that_cannot_be_copied(toy):
+    import tensorflow as tf
+
+    values = tf.lookup.KeyValueTensorInitializer([0, 1, 2], [0.0, 1.0, 2.0], "int32", "float32")
+    table = tf.lookup.StaticHashTable(values, 0.0)
+    data = tf.data.Dataset.from_tensor_slices((toy[0], toy[1].astype("int32")))
+    data = data.map(lambda x, y: (x, table.lookup(y)[None])).batch(16)
+    assert len(find_lr(linear_model("sgd"), data, start=1e-5, end=1e-3, steps=12).losses) == 12
+
+
 def test_a_loader_s_own_generator_is_put_back(toy):
     import torch
 
