@@ -182,8 +182,8 @@ def _check_data(data: Any, y: Any, batch_size: Any, sample_weight: Any) -> bool:
             f"`find_lr(model, lambda: batches(...))`. Received: data={data!r}"
         )
     if isinstance(data, (list, tuple, dict)) or hasattr(data, "shape"):
-        leaves = keras.tree.flatten(data)
-        if not leaves or any(len(leaf) == 0 for leaf in leaves):
+        leaves = [leaf for leaf in keras.tree.flatten(data) if hasattr(leaf, "shape")]
+        if not leaves or any(0 in tuple(leaf.shape)[:1] for leaf in leaves):
             raise ValueError("`data` must have at least one sample. Received: empty data")
         return False
     if data is None:
