@@ -12,6 +12,8 @@ from keras_optkit.schedules.multi_step_decay import MultiStepDecay
 from keras_optkit.schedules.one_cycle import OneCycle
 from keras_optkit.schedules.polynomial_decay import PolynomialDecay
 from keras_optkit.schedules.product import Product
+from keras_optkit.schedules.range_finder import find_lr
+from keras_optkit.schedules.range_test import RangeTest
 from keras_optkit.schedules.schedule import Schedule
 from keras_optkit.schedules.sequence import Sequence
 from keras_optkit.schedules.step_decay import StepDecay
@@ -29,10 +31,12 @@ __all__ = [
     "OneCycle",
     "PolynomialDecay",
     "Product",
+    "RangeTest",
     "Schedule",
     "Sequence",
     "StepDecay",
     "WarmupStableDecay",
+    "find_lr",
     "layer_heights",
     "layerwise_decay",
 ]

@@ -70,6 +70,7 @@ class LearningRate(OptkitCallback):
         if log == "step":
             # On the instance: with a method of the class, `fit` would call it for the others too.
             self.on_train_batch_end = self._log_rate
+            self.async_safe = False
 
     def _install(self, epoch, state):
         optimizer = require_compiled(self.model, "LearningRate")
