@@ -1,5 +1,6 @@
 """Learning-rate schedules that run inside the compiled step."""
 
+from keras_optkit.core.duration import Run
 from keras_optkit.schedules.constant import Constant
 from keras_optkit.schedules.cosine_decay import CosineDecay
 from keras_optkit.schedules.cosine_restarts import CosineRestarts
@@ -32,6 +33,7 @@ __all__ = [
     "PolynomialDecay",
     "Product",
     "RangeTest",
+    "Run",
     "Schedule",
     "Sequence",
     "StepDecay",

@@ -110,11 +110,16 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> tuple[dict, dict]:
         return found, dict.fromkeys(_RULES, reason)
     if smoothed.min() >= smoothed[0]:
         return found, dict.fromkeys(_RULES, "the loss never falls below the first one")
-    reasons = {}
+    reasons, lowest = {}, rates[np.argmin(smoothed)]
     for name, rule in _RULES.items():
-        found[name] = rule(rates, smoothed)
-        if found[name] is None:
+        rate = rule(rates, smoothed)
+        if rate is None:
             reasons[name] = _NO_SLIDE
+        elif rate >= lowest:
+            # As where the curve settles once more, at rates that are too high.
+            reasons[name] = f"its rate of {rate:.2e} is not below that of the lowest loss"
+        else:
+            found[name] = rate
     return found, reasons
 
 

@@ -143,3 +143,13 @@ def test_the_start_of_the_average_is_left_out():
     losses = curve()
     losses[1:5] -= 1
     assert suggest(RATES, losses)[0] == suggest(RATES, curve())[0]
+
+
+def test_a_rate_behind_the_lowest_loss_is_not_suggested():
+    # It settles anew, at rates that are far too high.
+    losses = np.concatenate([np.linspace(2.3, 1.6, 40), np.full(10, 1.6), np.full(50, 2.1)])
+    losses[:10] = 2.3
+    assert slide(RATES, losses) > RATES[losses.argmin()]
+    found, reasons = suggest(RATES, losses)
+    assert found["slide"] is None and "lowest loss" in reasons["slide"]
+    assert {"steepest", "valley", "minimum"} == {n for n, rate in found.items() if rate}
