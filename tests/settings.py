@@ -92,6 +92,22 @@ SETTINGS = [
         ),
     ),
     Setting("OneCycle", rate(lambda: schedules.OneCycle(0.02))),
+    Setting(
+        "OneCycle of rate and momentum", rate(lambda: schedules.OneCycle(0.02, cycle_momentum=True))
+    ),
+    Setting(
+        "ReduceOnPlateau",
+        lambda: [callbacks.ReduceOnPlateau("loss", 0.5, 1, min_delta=0.3, warmup="1ep")],
+    ),
+    Setting(
+        "ReduceOnPlateau on a schedule",
+        lambda: [
+            callbacks.ReduceOnPlateau(
+                "loss", 0.5, 1, min_delta=9.0, cooldown=1, restore_best_weights=True
+            ),
+            callbacks.LearningRate(schedules.CosineDecay(0.02)),
+        ],
+    ),
     Setting("StepDecay in the optimizer", learning_rate=lambda: schedules.StepDecay(0.02, 6)),
     Setting(
         "EarlyStopping",
