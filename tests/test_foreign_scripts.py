@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_optkit.callbacks import EarlyStopping, LearningRate, Pruning
+from keras_optkit.callbacks import EarlyStopping, LearningRate, Pruning, ReduceOnPlateau
 from keras_optkit.pruning import PolynomialDecay
 from keras_optkit.schedules import OneCycle
 
@@ -16,6 +16,7 @@ def parts():
     return [
         LearningRate(OneCycle(0.05, 24)),
         Pruning(PolynomialDecay(0.0, 0.5, 0, 12, frequency=4)),
+        ReduceOnPlateau("loss", 0.5, patience=1, min_delta=0.01, warmup=4),
         EarlyStopping("loss", patience=9, restore_best_weights=True),
     ]
 
