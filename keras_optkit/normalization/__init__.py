@@ -2,6 +2,7 @@
 
 from keras_optkit.normalization.conv_bn_act import ConvBNAct
 from keras_optkit.normalization.dense_bn_act import DenseBNAct
+from keras_optkit.normalization.freeze import freeze_batch_norm, unfreeze_batch_norm
 from keras_optkit.normalization.ghost_batch_normalization import GhostBatchNormalization
 from keras_optkit.normalization.recalibrate import recalibrate_batch_norm
 from keras_optkit.normalization.residual_bn_block import ResidualBNBlock
@@ -15,5 +16,7 @@ __all__ = [
     "ResidualBNBlock",
     "SeparableConvBNAct",
     "SyncBatchNormalization",
+    "freeze_batch_norm",
     "recalibrate_batch_norm",
+    "unfreeze_batch_norm",
 ]
