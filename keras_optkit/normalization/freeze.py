@@ -17,8 +17,8 @@ def freeze_batch_norm(
     A frozen norm normalizes by its moving statistics in training too, and these stay as they are,
     which is what fine-tuning on small batches needs. `layer.trainable = False` alone has no effect
     on a model that has trained, as its training step is compiled, and breaks its optimizer on JAX.
-    Here the step is made anew, and the optimizer keeps its state: a `gamma` or `beta` that it has
-    trained stays among its variables and is held where it is.
+    Here the step is made anew, and the optimizer keeps its state. On JAX a `gamma` or `beta` that
+    it has trained stays among its variables, with a constraint that holds it where it is.
 
     Call it on the model that is trained, not on a part of it. A file keeps the flags of norms that
     are layers of the model, and not of those inside blocks: freeze again after loading.
@@ -34,7 +34,8 @@ def freeze_batch_norm(
         before is not among them.
 
     Raises:
-        ValueError: If `model` is not a built `keras.Model`, or has no BatchNorm.
+        ValueError: If `model` is not a built `keras.Model`, or has no BatchNorm; on JAX, if an
+            optimizer with `use_ema=True` has trained a `gamma` or `beta` that is to be frozen.
 
     Example:
 
@@ -46,15 +47,27 @@ def freeze_batch_norm(
     """
     layers = [layer for layer in _norms(model) if layer.trainable]
     optimizer = _optimizer(model)
+    # On JAX an optimizer updates all of the variables that it was built for, or none.
+    held = [
+        variable
+        for layer in layers
+        for variable in _scale_and_center(layer)
+        if scale_and_center and keras.backend.backend() == "jax" and _knows(optimizer, variable)
+    ]
+    if held and optimizer.use_ema:
+        raise ValueError(
+            "An optimizer with `use_ema=True` that has trained `gamma` and `beta` would go on to "
+            "average them on JAX. Call `model.compile(...)` with a new optimizer first, or pass "
+            "`scale_and_center=False`. Received: scale_and_center=True"
+        )
     for layer in layers:
         layer.trainable = False
-        for variable in _scale_and_center(layer):
-            if not scale_and_center:
+        if not scale_and_center:
+            for variable in _scale_and_center(layer):
                 variable.trainable = True
-            elif _knows(optimizer, variable):
-                # On JAX an optimizer takes all of its variables or none.
-                variable.trainable = True
-                variable.constraint = _Held(variable)
+    for variable in held:
+        variable.trainable = True
+        variable.constraint = _Held(variable)
     _renew_step(model, layers)
     return layers
 

@@ -139,9 +139,17 @@ def test_a_constraint_of_the_users_comes_back(data):
     model.fit(*data, verbose=0)
     own = norm.gamma.constraint
     frozen = freeze_batch_norm(model)
-    assert norm.gamma.constraint is not own
     unfreeze_batch_norm(model, frozen)
     assert norm.gamma.constraint is own
+
+
+@pytest.mark.backends("jax")
+def test_averages_of_an_optimizer_that_has_trained(model, data):
+    compile_model(model, use_ema=True)
+    model.fit(*data, batch_size=16, verbose=0)
+    with pytest.raises(ValueError, match="use_ema=True.*scale_and_center=True"):
+        freeze_batch_norm(model)
+    assert len(freeze_batch_norm(model, scale_and_center=False)) == 4
 
 
 def test_bad_input(model):
