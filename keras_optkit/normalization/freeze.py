@@ -17,8 +17,8 @@ def freeze_batch_norm(
     A frozen norm normalizes by its moving statistics in training too, and these stay as they are,
     which is what fine-tuning on small batches needs. `layer.trainable = False` alone has no effect
     on a model that has trained, as its training step is compiled, and breaks its optimizer on JAX.
-    Here the step is made anew, and the optimizer keeps its state. On JAX a `gamma` or `beta` that
-    it has trained stays among its variables, with a constraint that holds it where it is.
+    Here the step is made anew, and the optimizer keeps its state: a `gamma` or `beta` that it has
+    trained stays among its variables, with a constraint that holds it where it is.
 
     Call it on the model that is trained, not on a part of it. A file keeps the flags of norms that
     are layers of the model, and not of those inside blocks: freeze again after loading.
@@ -34,8 +34,8 @@ def freeze_batch_norm(
         before is not among them.
 
     Raises:
-        ValueError: If `model` is not a built `keras.Model`, or has no BatchNorm; on JAX, if an
-            optimizer with `use_ema=True` has trained a `gamma` or `beta` that is to be frozen.
+        ValueError: If `model` is not a built `keras.Model`, or has no BatchNorm, or if an optimizer
+            with `use_ema=True` has trained a `gamma` or `beta` that is to be frozen.
 
     Example:
 
@@ -47,17 +47,18 @@ def freeze_batch_norm(
     """
     layers = [layer for layer in _norms(model) if layer.trainable]
     optimizer = _optimizer(model)
-    # On JAX an optimizer updates all of the variables that it was built for, or none.
+    # An optimizer updates all of the variables that it was built for, or none: on JAX it insists,
+    # and so do its moving averages.
     held = [
         variable
         for layer in layers
         for variable in _scale_and_center(layer)
-        if scale_and_center and keras.backend.backend() == "jax" and _knows(optimizer, variable)
+        if scale_and_center and _knows(optimizer, variable)
     ]
     if held and optimizer.use_ema:
         raise ValueError(
-            "An optimizer with `use_ema=True` that has trained `gamma` and `beta` would go on to "
-            "average them on JAX. Call `model.compile(...)` with a new optimizer first, or pass "
+            "An optimizer with `use_ema=True` that has trained `gamma` and `beta` goes on to "
+            "average them. Call `model.compile(...)` with a new optimizer first, or pass "
             "`scale_and_center=False`. Received: scale_and_center=True"
         )
     for layer in layers:

@@ -48,33 +48,20 @@ def split(layers):
 
 
 def same(before, after):
-    # An average of equal values may be off in the last digit.
-    return [np.allclose(a, b, rtol=3e-7, atol=0) for a, b in zip(before, after, strict=True)]
+    return [np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
 
 
-# On JAX Keras leaves weights and averages in one buffer, and a second `fit` fails.
-EMA = pytest.mark.backends("tensorflow", "torch")
-
-
-@pytest.mark.parametrize(
-    ("scale_and_center", "trained_before", "use_ema"),
-    [
-        (True, True, False),
-        (False, True, False),
-        (True, False, False),
-        (False, False, False),
-        pytest.param(True, True, True, marks=EMA),
-    ],
-)
-def test_freeze_and_unfreeze(model, data, scale_and_center, trained_before, use_ema):
-    compile_model(model, use_ema=use_ema)
+@pytest.mark.parametrize("scale_and_center", [True, False])
+@pytest.mark.parametrize("trained_before", [True, False])
+def test_freeze_and_unfreeze(model, data, scale_and_center, trained_before):
+    compile_model(model)
     if trained_before:
-        model.fit(*data, batch_size=8, verbose=0)
+        model.fit(*data, batch_size=16, verbose=0)
     frozen = freeze_batch_norm(model, scale_and_center=scale_and_center)
     assert len(frozen) == 4
     dense = N(model.layers[-1].kernel)
     before = split(frozen)
-    model.fit(*data, batch_size=8, verbose=0)
+    model.fit(*data, batch_size=16, verbose=0)
     after = split(frozen)
     assert all(same(before[1], after[1]))
     held = same(before[0], after[0])
@@ -87,7 +74,7 @@ def test_freeze_and_unfreeze(model, data, scale_and_center, trained_before, use_
         assert not any(layer.trainable for layer in frozen)
         compile_model(model)
     unfreeze_batch_norm(model, frozen)
-    model.fit(*data, batch_size=8, verbose=0)
+    model.fit(*data, batch_size=16, verbose=0)
     final = split(frozen)
     assert not any(same(after[0], final[0])) and not any(same(after[1], final[1]))
     assert all(w.constraint is None for layer in frozen for w in layer.weights)
@@ -95,7 +82,7 @@ def test_freeze_and_unfreeze(model, data, scale_and_center, trained_before, use_
 
 def test_frozen_in_training_is_inference(model, data):
     compile_model(model)
-    model.fit(*data, batch_size=8, verbose=0)
+    model.fit(*data, batch_size=16, verbose=0)
     freeze_batch_norm(model)
     outputs = N(model(data[0], training=True))
     np.testing.assert_allclose(outputs, N(model(data[0], training=False)), rtol=1e-5, atol=1e-6)
@@ -103,19 +90,19 @@ def test_frozen_in_training_is_inference(model, data):
 
 def test_the_optimizer_keeps_its_state(model, data):
     compile_model(model)
-    model.fit(*data, batch_size=8, verbose=0)
+    model.fit(*data, batch_size=16, verbose=0)
     before = [N(v) for v in model.optimizer.variables]
     freeze_batch_norm(model)
     assert all(same(before, [N(v) for v in model.optimizer.variables]))
-    model.fit(*data, batch_size=8, verbose=0)
-    assert int(N(model.optimizer.iterations)) == 8
+    model.fit(*data, batch_size=16, verbose=0)
+    assert int(N(model.optimizer.iterations)) == 4
 
 
 def test_before_compile(model, data):
     frozen = freeze_batch_norm(model)
     compile_model(model)
     before = split(frozen)
-    model.fit(*data, batch_size=8, verbose=0)
+    model.fit(*data, batch_size=16, verbose=0)
     for values, others in zip(before, split(frozen), strict=True):
         assert all(same(values, others))
 
@@ -143,7 +130,6 @@ def test_a_constraint_of_the_users_comes_back(data):
     assert norm.gamma.constraint is own
 
 
-@pytest.mark.backends("jax")
 def test_averages_of_an_optimizer_that_has_trained(model, data):
     compile_model(model, use_ema=True)
     model.fit(*data, batch_size=16, verbose=0)
