@@ -287,15 +287,17 @@ class _Folder:
                 self._require_plain(layer)
                 if not is_linear_activation(layer.activation):
                     raise _NotFoldableError(f"'{layer.name}' before it has an activation")
-                if axis != channel_axis(layer, len(tensor.shape)):
+                if axis != channel_axis(layer) % len(tensor.shape):
                     raise _NotFoldableError(f"its axis is not the channels of '{layer.name}'")
                 return _Call(graph, node)
             if id(layer) in self._dropped or _is_idle(node):
                 pass
             elif isinstance(layer, _MEANS) and _is_channel(layer, axis, len(tensor.shape)):
                 pass
-            elif isinstance(layer, _GLOBAL_MEANS):
-                axis = channel_axis(layer, len(node.inputs[0].shape))
+            elif isinstance(layer, _GLOBAL_MEANS) and (
+                not layer.keepdims or _is_channel(layer, axis, len(tensor.shape))
+            ):
+                axis = channel_axis(layer) % len(node.inputs[0].shape)
             else:
                 raise _NotFoldableError(f"{_title(layer)} is before it")
             tensor = node.inputs[0]
@@ -309,7 +311,7 @@ class _Folder:
             rank = len(tensor.shape)
             if is_linear_layer(layer):
                 self._require_plain(layer)
-                if axis != channel_axis(layer, rank):
+                if axis != channel_axis(layer) % rank:
                     raise _NotFoldableError(f"its axis is not the channels of '{layer.name}'")
                 yield _Call(graph, node), expand
                 continue
@@ -420,7 +422,7 @@ def _is_idle(node: Node) -> bool:
 def _is_channel(layer: layers.Layer, axis: int, rank: int) -> bool:
     if getattr(layer, "interpolation", "nearest") not in ("nearest", "bilinear"):
         return False
-    return axis == channel_axis(layer, rank)
+    return axis == channel_axis(layer) % rank
 
 
 def _sees_no_padding(layer: layers.Layer) -> bool:

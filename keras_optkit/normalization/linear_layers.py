@@ -34,9 +34,9 @@ def is_linear_activation(activation: Any) -> bool:
     return activation is None or activation is keras.activations.linear
 
 
-def channel_axis(layer: layers.Layer, rank: int) -> int:
-    """Returns the axis of a layer's channels in a tensor of a rank, counted from 0."""
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
+def channel_axis(layer: layers.Layer) -> int:
+    """Returns the axis of a layer's channels, 1 or -1."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
 def kernels(layer: layers.Layer) -> list[keras.Variable]:
