@@ -19,6 +19,7 @@ from keras_optkit.normalization.linear_layers import (
     is_linear_activation,
     is_linear_layer,
     kernels,
+    path_in,
 )
 from keras_optkit.normalization.norm_act import NormAct
 
@@ -148,9 +149,12 @@ class _Folder:
         self._folded: dict[str, list[str]] = {}
         self._left: dict[str, str] = {}
         self._norms = batch_norm_layers(model)
-        self._paths: dict[int, str] = {}
-        for norm in self._norms:
-            self._paths[id(norm)] = self._path(norm)
+        paths = [path_in(model, norm) for norm in self._norms]
+        # The layers of two nested models may have the same names.
+        self._paths = {
+            id(norm): path if paths.count(path) == 1 else f"{path} ({i})"
+            for i, (norm, path) in enumerate(zip(self._norms, paths, strict=True))
+        }
         if not self._norms:
             raise ValueError(
                 f"The model '{model.name}' has no BatchNormalization layer to fold. "
@@ -194,17 +198,6 @@ class _Folder:
 
     def _operations(self):
         return [call.node.operation for graph in self._calls.values() for call in graph]
-
-    def _path(self, norm) -> str:
-        """The name of a norm, with that of the nested model or the layer that holds it."""
-        calls = self._calls.get(id(norm))
-        path = norm.path
-        if calls is not None:
-            model = calls[0].graph.model
-            path = norm.name if model is self._model else f"{model.name}/{norm.name}"
-        taken = self._paths.values()
-        numbered = (f"{path}_{i}" for i in range(1, len(self._norms)))
-        return path if path not in taken else next(p for p in numbered if p not in taken)
 
     def _fold_block(self, block: NormAct) -> None:
         norm = block._norm_layer

@@ -34,6 +34,11 @@ def is_linear_activation(activation: Any) -> bool:
     return activation is None or activation is keras.activations.linear
 
 
+def path_in(model: keras.Model, layer: layers.Layer) -> str:
+    """Returns the path of a layer, without the name that a Sequential model puts in front."""
+    return layer.path.removeprefix(f"{model.name}/")
+
+
 def channel_axis(layer: layers.Layer) -> int:
     """Returns the axis of a layer's channels, 1 or -1."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
