@@ -11,9 +11,9 @@ from keras import layers
 from keras_optkit.core.graph import Graph, Node, graphs, rebuild
 from keras_optkit.normalization.collect import batch_norm_layers
 from keras_optkit.normalization.fold_weights import LinearWeights, norm_affine
+from keras_optkit.normalization.ghost_batch_normalization import GhostBatchNormalization
 from keras_optkit.normalization.linear_layers import (
     KINDS,
-    activation_layer,
     changed_linear,
     channel_axis,
     is_linear_activation,
@@ -22,7 +22,12 @@ from keras_optkit.normalization.linear_layers import (
     path_in,
 )
 from keras_optkit.normalization.norm_act import NormAct
+from keras_optkit.normalization.residual_bn_block import ResidualBNBlock
+from keras_optkit.normalization.sync_batch_normalization import SyncBatchNormalization
+from keras_optkit.normalization.unroll import is_block, norm_act_parts, unroll
 
+# Only these classes themselves: a subclass may compute something else.
+_NORMS = (layers.BatchNormalization, GhostBatchNormalization, SyncBatchNormalization)
 # What does nothing in inference.
 _IDLE = (
     layers.ActivityRegularization,
@@ -84,8 +89,9 @@ def fold_batch_norm(
     layers of these kinds that it is followed by, where that is exact: a layer with padding sees
     zeros beside the norm's shift, so there it needs a shift of zero. Dropout, linear activations,
     average pooling and upsampling in between do not stand in the way, nor does Flatten before a
-    Dense. `ConvBNAct` and its kin become one plain Keras layer under their name. Shared layers are
-    folded where that is right for each of their calls.
+    Dense. Shared layers are folded where that is right for each of their calls. `ConvBNAct` and its
+    kin become one plain Keras layer under their name, and a `ResidualBNBlock` becomes the plain
+    layers that it is made of.
 
     What cannot be folded stays as it is, and the report lists it with the reason. In training the
     new model differs from the old one, as its norms no longer follow the batches.
@@ -145,7 +151,9 @@ class _Folder:
                 self._calls.setdefault(id(node.operation), []).append(_Call(graph, node))
         self._dropped: set[int] = set()
         self._weights: dict[int, LinearWeights] = {}
-        self._new: dict[int, list[layers.Layer]] = {}
+        # Of blocks, the weights of each linear layer in them.
+        self._unrolled: dict[int, list[LinearWeights]] = {}
+        self._new: dict[int, list[Callable]] = {}
         self._folded: dict[str, list[str]] = {}
         self._left: dict[str, str] = {}
         self._norms = batch_norm_layers(model)
@@ -162,11 +170,10 @@ class _Folder:
             )
 
     def run(self) -> None:
-        blocks = {id(op): op for op in self._operations() if isinstance(op, NormAct)}
-        for block in blocks.values():
+        for block in {id(op): op for op in self._operations() if is_block(op)}.values():
             self._fold_block(block)
-        held = {id(block._norm_layer) for block in blocks.values()}
-        pending = [norm for norm in self._norms if id(norm) not in held]
+        done = {*self._folded, *self._left}
+        pending = [norm for norm in self._norms if self._paths[id(norm)] not in done]
         progress = True
         # A norm that is folded may leave another one beside a linear layer.
         while progress:
@@ -176,21 +183,21 @@ class _Folder:
     def report(self) -> FoldReport:
         return FoldReport(dict(self._folded), dict(self._left))
 
-    def replacement(self, node: Node) -> list[layers.Layer] | None:
+    def replacement(self, node: Node) -> list[Callable] | None:
         layer = node.operation
         if id(layer) in self._dropped:
             # An output keeps the norm's name.
             if not any(map(self._graphs[0].is_output, node.outputs)):
                 return []
             return self._once(layer, lambda: [layers.Identity(name=layer.name)])
+        if id(layer) in self._unrolled:
+            return self._once(layer, lambda: unroll(layer, self._unrolled[id(layer)]))
         if id(layer) not in self._weights:
             return None
         weights = self._weights[id(layer)]
-        if isinstance(layer, NormAct):
-            return self._once(layer, lambda: _unrolled(layer, weights))
         return self._once(layer, lambda: [changed_linear(layer, weights.kernels, weights.bias)])
 
-    def _once(self, layer, make) -> list[layers.Layer]:
+    def _once(self, layer, make) -> list[Callable]:
         """What takes the place of a shared layer is made for its first call."""
         if id(layer) not in self._new:
             self._new[id(layer)] = make()
@@ -199,19 +206,28 @@ class _Folder:
     def _operations(self):
         return [call.node.operation for graph in self._calls.values() for call in graph]
 
-    def _fold_block(self, block: NormAct) -> None:
-        norm = block._norm_layer
-        if not isinstance(norm, layers.BatchNormalization):
+    def _fold_block(self, block: NormAct | ResidualBNBlock) -> None:
+        """Folds all of a block, or nothing of it."""
+        parts = norm_act_parts(block)
+        norms = [part._norm_layer for part in parts]
+        if not all(isinstance(norm, layers.BatchNormalization) for norm in norms):
             return
+        reason = None
         try:
-            self._require_inference(norm, self._calls[id(block)])
-            linear = block._linear
-            self._require_plain(linear)
-        except _NotFoldableError as reason:
-            self._left[self._paths[id(norm)]] = str(reason)
-            return
-        self._weights[id(block)] = _weights_of(linear).then(*_affine(norm))
-        self._folded[self._paths[id(norm)]] = [block.name]
+            for part, norm in zip(parts, norms, strict=True):
+                self._require_inference(norm, self._calls[id(block)])
+                self._require_plain(part._linear)
+        except _NotFoldableError as error:
+            reason = str(error)
+        else:
+            self._unrolled[id(block)] = [
+                _weights_of(part._linear).then(*_affine(part._norm_layer)) for part in parts
+            ]
+        for norm in norms:
+            if reason is not None:
+                self._left[self._paths[id(norm)]] = reason
+            else:
+                self._folded[self._paths[id(norm)]] = [block.name]
 
     def _fold(self, norm: layers.BatchNormalization) -> bool:
         """Folds a norm if that is possible now, else notes why it is not."""
@@ -335,7 +351,7 @@ class _Folder:
         return list(unique.values())
 
     def _require_inference(self, norm, calls: list[_Call]) -> None:
-        if type(norm).call is not layers.BatchNormalization.call:
+        if type(norm) not in _NORMS:
             raise _NotFoldableError(
                 f"what {type(norm).__name__} computes in inference is not known here"
             )
@@ -361,6 +377,8 @@ class _Folder:
     def _holder(self, norm) -> str:
         for operation in self._operations():
             if isinstance(operation, layers.Layer) and norm in operation._flatten_layers():
+                if id(operation) in self._unrolled:
+                    return f"'{operation.name}', before an activation"
                 return f"{_title(operation)}, whose calls are not part of the graph"
         return "a layer that the model does not call"
 
@@ -388,20 +406,6 @@ def _weights_of(layer: layers.Layer) -> LinearWeights:
     values = [_numpy(kernel) for kernel in kernels(layer)]
     groups = layer.groups if kind == "conv" else 1
     return LinearWeights(kind, values, _numpy(layer.bias), groups)
-
-
-def _unrolled(block: NormAct, weights: LinearWeights) -> list[layers.Layer]:
-    """Returns plain layers in place of a block; the last one has its name."""
-    own = isinstance(block.activation, layers.Layer)
-    linear = changed_linear(
-        block._linear,
-        weights.kernels,
-        weights.bias,
-        name=f"{block.name}_{block._linear.name}" if own else block.name,
-        activation=None if own else block.activation,
-        trainable=block.trainable,
-    )
-    return [linear, activation_layer(block, block.name)] if own else [linear]
 
 
 def _is_idle(node: Node) -> bool:

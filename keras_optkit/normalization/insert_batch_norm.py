@@ -256,7 +256,7 @@ class _Inserter:
         chain.append(self._norm(name, layer, last.outputs[0], layer.bias if useless else None))
         if splits:
             name = layer.name if is_output else self._unique(f"{layer.name}_activation")
-            chain.append(activation_layer(layer, name))
+            chain.append(activation_layer(layer.activation, name, layer.dtype_policy))
         self._chains[id(last.outputs[0])] = chain
 
     def _stand_in(self, layer: layers.Layer) -> layers.Layer:

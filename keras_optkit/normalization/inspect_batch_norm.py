@@ -14,6 +14,7 @@ from keras_optkit.normalization.linear_layers import (
     channel_axis,
     is_linear_activation,
     is_linear_layer,
+    path_in,
 )
 
 # With 5 % of the initial variance of 1 left, a true variance of 0.1 is held as 0.145, and what

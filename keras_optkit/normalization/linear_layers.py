@@ -74,13 +74,17 @@ def changed_linear(
     return new
 
 
-def activation_layer(layer: layers.Layer, name: str) -> layers.Layer:
-    """Returns the activation of a layer as a layer of its own, with its weights if it has some."""
-    activation = layer.activation
-    if not isinstance(activation, layers.Layer):
-        return layers.Activation(activation, name=name, dtype=layer.dtype_policy)
-    new = copy_layer(activation, name=name)
-    if activation.weights:
-        new.build_from_config(activation.get_build_config())
-        new.set_weights(activation.get_weights())
+def copy_with_weights(layer: layers.Layer, name: str) -> layers.Layer:
+    """Returns a copy of a layer under another name, with its weights."""
+    new = copy_layer(layer, name=name)
+    if layer.weights:
+        new.build_from_config(layer.get_build_config())
+        new.set_weights(layer.get_weights())
     return new
+
+
+def activation_layer(activation: Any, name: str, dtype: Any) -> layers.Layer:
+    """Returns an activation as a layer of its own, with its weights if it is one that has some."""
+    if isinstance(activation, layers.Layer):
+        return copy_with_weights(activation, name)
+    return layers.Activation(activation, name=name, dtype=dtype)

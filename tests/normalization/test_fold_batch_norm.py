@@ -3,8 +3,13 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_optkit.layers import ConvBNAct, DenseBNAct
-from keras_optkit.normalization import fold_batch_norm
+from keras_optkit.normalization import (
+    ConvBNAct,
+    DenseBNAct,
+    ResidualBNBlock,
+    SeparableConvBNAct,
+    fold_batch_norm,
+)
 from keras_optkit.normalization.fold_weights import norm_affine
 
 BN = layers.BatchNormalization
@@ -311,6 +316,38 @@ def test_blocks_become_plain_layers(tmp_path):
     assert [type(folded.get_layer(n)) for n in ("no_norm", "other")] == [ConvBNAct, ConvBNAct]
     folded.save(tmp_path / "folded.keras")
     assert_equal(folded, keras.models.load_model(tmp_path / "folded.keras"), 1e-6)
+
+
+@pytest.mark.parametrize("norm", ["ghost", "sync"])
+def test_other_batch_norms_of_this_package(norm):
+    block = SeparableConvBNAct(4, 3, norm=norm, activation=layers.PReLU(), name="block")
+    folded, _ = check(sequential((8, 8, 2), block, layers.GlobalAveragePooling2D()))
+    assert [layer.name for layer in folded.layers[:2]] == ["block_conv", "block"]
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+def test_residual_blocks_become_plain_layers(version, bottleneck, tmp_path):
+    arguments = {"version": version, "bottleneck": bottleneck, "stochastic_depth": 0.5}
+    model = sequential(
+        (6, 6, 4),
+        ResidualBNBlock(4, strides=2, activation="silu", name="one", **arguments),
+        ResidualBNBlock(4, activation=layers.PReLU(), name="two", **arguments),
+    )
+    left = ["one_pre_norm", "two_pre_norm"] if version == 2 else []
+    randomize(model)
+    folded, report = fold_batch_norm(model, return_report=True)
+    assert_equal(model, folded)
+    assert sorted(norms(folded)) == left and len(report.left) == len(left)
+    assert folded.output_names == ["two"]
+    assert not {type(layer) for layer in folded.layers} & {ResidualBNBlock, ConvBNAct}
+    folded.save(tmp_path / "folded.keras")
+    assert_equal(folded, keras.models.load_model(tmp_path / "folded.keras"), 1e-6)
+
+
+def test_a_residual_block_with_another_norm_stays():
+    model = sequential((6, 6, 4), ResidualBNBlock(4, norm=layers.LayerNormalization), BN(name="n"))
+    check(model, left=["n"])
 
 
 def test_mixed_precision():
