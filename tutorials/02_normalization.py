@@ -22,8 +22,9 @@ import keras
 import numpy as np
 
 import keras_optkit as optkit
-from keras_optkit.layers import ConvBNAct, GhostBatchNormalization
 from keras_optkit.normalization import (
+    ConvBNAct,
+    GhostBatchNormalization,
     fold_batch_norm,
     freeze_batch_norm,
     recalibrate_batch_norm,
@@ -76,9 +77,11 @@ def compare():
             for seed in range(SEEDS):
                 keras.utils.set_random_seed(seed)
                 train, test = load(batch_size, seed)
-                history = make_model(norm).fit(
-                    train, validation_data=test, epochs=EPOCHS, shuffle=False, verbose=0
-                ).history["val_accuracy"]
+                history = (
+                    make_model(norm)
+                    .fit(train, validation_data=test, epochs=EPOCHS, shuffle=False, verbose=0)
+                    .history["val_accuracy"]
+                )
                 curves.setdefault((batch_size, name), []).append([100 * v for v in history])
     return curves
 
