@@ -29,10 +29,10 @@ from keras_optkit.normalization import (
     freeze_batch_norm,
     recalibrate_batch_norm,
     unfreeze_batch_norm,
-)
+)from keras_optkit.normalization.collect import batch_norm_layers
 
-EPOCHS, SEEDS, RATE = 15, 3, 0.1
-BATCHES = (16, 256)
+EPOCHS, SEEDS, RATE = 12, 2, 0.1
+BATCHES = (32, 256)
 NORMS = {
     "no norm": (None, "#555555"),
     "BatchNorm": ("batch", "#d1495b"),
@@ -61,11 +61,12 @@ def make_model(norm, momentum=0.9):
 
 
 def load(batch_size, seed):
-    train, test = optkit.data.load(split=["train", "test"], batch_size=batch_size, seed=seed)
-    return train, test
+    """Returns the training and the test split."""
+    return optkit.data.load(split=["train", "test"], batch_size=batch_size, seed=seed)
 
 
 def accuracy(model, data):
+    """Returns the accuracy in percent."""
     return 100 * model.evaluate(data, verbose=0, return_dict=True)["accuracy"]
 
 
@@ -87,6 +88,7 @@ def compare():
 
 
 def print_table(curves):
+    """Prints a line for each norm and batch size."""
     print(f"\n1. Accuracy on the test split, median of {SEEDS} seeds, learning rate {RATE}")
     print(f"{'batch':>6}  {'':20} {'epoch 3':>8} {f'epoch {EPOCHS}':>9}  epochs to 95 %")
     for (batch_size, name), runs in curves.items():
@@ -162,7 +164,7 @@ def fold(model):
     folded = fold_batch_norm(model)
     images = np.concatenate([images for images, _ in test.as_numpy_iterator()])
     before, after = (m.predict(images, verbose=0) for m in (model, folded))
-    count = [sum("Norm" in type(l).__name__ for l in m._flatten_layers()) for m in (model, folded)]
+    count = [len(batch_norm_layers(m)) for m in (model, folded)]
     print("\n4. Folding the norms into the convolutions")
     print(f"   norms {count[0]} before, {count[1]} after")
     print(f"   parameters {model.count_params():,} before, {folded.count_params():,} after")
@@ -170,6 +172,7 @@ def fold(model):
 
 
 def main():
+    """Does all of it, in order."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
