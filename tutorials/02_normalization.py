@@ -29,7 +29,8 @@ from keras_optkit.normalization import (
     freeze_batch_norm,
     recalibrate_batch_norm,
     unfreeze_batch_norm,
-)from keras_optkit.normalization.collect import batch_norm_layers
+)
+from keras_optkit.normalization.collect import batch_norm_layers
 
 EPOCHS, SEEDS, RATE = 12, 2, 0.1
 BATCHES = (32, 256)
