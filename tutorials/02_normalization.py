@@ -153,9 +153,12 @@ def fine_tune(model):
         return f"{100 * found['accuracy']:.1f}%"
 
     print(f"   accuracy on dimmed images {dimmed()} before")
-    for name in ("free", "frozen"):
+    for name in ("free", "frozen", "recalibrated, then frozen"):
         model.set_weights(start)
-        frozen = freeze_batch_norm(model) if name == "frozen" else []
+        # Frozen statistics are those of bright images, unless they are computed anew.
+        if name.startswith("recalibrated"):
+            recalibrate_batch_norm(model, images[:40])
+        frozen = freeze_batch_norm(model) if name != "free" else []
         model.optimizer.learning_rate = RATE / 50
         model.fit(images[:40], labels[:40], batch_size=2, epochs=5, verbose=0)
         print(f"   accuracy on dimmed images {dimmed()} after, with {name} norms")

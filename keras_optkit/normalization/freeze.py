@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_optkit.core.optimizer import require_compiled
-from keras_optkit.normalization.collect import batch_norm_layers
+from keras_optkit.normalization.collect import require_batch_norm_layers
 
 
 def freeze_batch_norm(
@@ -45,7 +45,7 @@ def freeze_batch_norm(
     ['norm']
     >>> unfreeze_batch_norm(model, frozen)
     """
-    layers = [layer for layer in _norms(model) if layer.trainable]
+    layers = [layer for layer in require_batch_norm_layers(model) if layer.trainable]
     optimizer = _optimizer(model)
     # An optimizer updates all of the variables that it was built for, or none: on JAX it insists,
     # and so do its moving averages.
@@ -86,7 +86,7 @@ def unfreeze_batch_norm(
         ValueError: If one of the layers is not a BatchNorm of the model, or the model's optimizer
             was built while they were frozen, so that it cannot train their `gamma` and `beta`.
     """
-    every = _norms(model)
+    every = require_batch_norm_layers(model)
     if layers is None:
         layers = [layer for layer in every if not layer.trainable]
     for layer in layers:
@@ -121,23 +121,6 @@ class _Held(keras.constraints.Constraint):
 
     def __call__(self, w: Any) -> Any:
         return keras.ops.convert_to_tensor(self._value, dtype=w.dtype)
-
-
-def _norms(model):
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`model` must be a `keras.Model`. Received: model={model!r}")
-    if not model.built:
-        raise ValueError(
-            f"The model '{model.name}' is not built, so its layers may not all be there. Call it "
-            f"on a batch first. Received: model={model!r}"
-        )
-    layers = batch_norm_layers(model)
-    if not layers:
-        raise ValueError(
-            f"The model '{model.name}' has no BatchNorm layer (`keras.layers.BatchNormalization` "
-            f"or a subclass). Received: model={model!r}"
-        )
-    return layers
 
 
 def _optimizer(model):
