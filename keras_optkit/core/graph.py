@@ -311,6 +311,10 @@ def _model_class(model: keras.Model) -> type[keras.Model]:
 def _call_chain(chain: Sequence[Callable], args: tuple, kwargs: dict[str, Any]) -> Any:
     if not chain:
         return keras.tree.flatten((args, kwargs))[0]
+    if isinstance(chain[0], keras.layers.Layer):
+        # Keras notes the mask of a call as if the caller had passed it.
+        taken = inspect.signature(chain[0].call).parameters
+        kwargs = {name: value for name, value in kwargs.items() if name in taken}
     value = chain[0](*args, **kwargs)
     for part in chain[1:]:
         value = part(value)

@@ -5,13 +5,11 @@ from typing import Any
 import keras
 
 from keras_optkit.core.serialization import register
-from keras_optkit.normalization.norm_act import NormAct
-
-_CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+from keras_optkit.normalization.norm_act import ConvNormAct
 
 
 @register
-class ConvBNAct(NormAct):
+class ConvBNAct(ConvNormAct):
     """A convolution without bias, BatchNorm along its channels, and an activation.
 
     The arguments are those of `keras.layers.Conv2D`. The rank follows the input: sequences
@@ -28,10 +26,11 @@ class ConvBNAct(NormAct):
         dilation_rate: Integer or tuple of integers. Defaults to 1.
         groups: Integer >= 1, the number of groups of channels. Defaults to 1.
         activation: String, callable or `None`. Defaults to `"relu"`.
-        norm: `"batch"`, `None` for none, or a Keras layer. Defaults to `"batch"`.
-        momentum: Float in [0, 1), how slowly the moving statistics of `norm="batch"` follow.
-            Defaults to 0.99, as in Keras: after `n` steps they still hold `0.99 ** n` of where they
-            began, so a training of few steps wants 0.9.
+        norm: `"batch"`, `"ghost"` (virtual batches of 32), `"sync"`, `None` for none, a layer of
+            Keras, or a function that makes one. Defaults to `"batch"`.
+        momentum: Float in [0, 1), how slowly the moving statistics of a norm given by its name
+            follow. Defaults to 0.99, as in Keras: after `n` steps they still hold `0.99 ** n` of
+            where they began, so a training of few steps wants 0.9.
         kernel_initializer: Initializer of the kernel.
         kernel_regularizer: Regularizer of the kernel, or `None`.
         kernel_constraint: Constraint of the kernel, or `None`.
@@ -54,6 +53,7 @@ class ConvBNAct(NormAct):
         Internal Covariate Shift", 2015, section 3.2 (the norm before the activation, no bias).
     """
 
+    convolutions = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
     linear_arguments = (
         "filters",
         "kernel_size",
@@ -84,29 +84,16 @@ class ConvBNAct(NormAct):
         kernel_constraint: Any = None,
         **kwargs,
     ):
-        super().__init__(activation=activation, norm=norm, momentum=momentum, **kwargs)
+        super().__init__(
+            data_format=data_format, activation=activation, norm=norm, momentum=momentum, **kwargs
+        )
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
         self.padding = padding
-        self.data_format = data_format or keras.config.image_data_format()
         self.dilation_rate = dilation_rate
         self.groups = groups
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        # What is wrong with an argument is told now, not when the input is known.
-        rank = 4 if isinstance(kernel_size, int) else len(kernel_size) + 2
-        self._make_linear((None,) * rank)
-
-    @property
-    def _channel_axis(self) -> int:
-        return 1 if self.data_format == "channels_first" else -1
-
-    def _make_linear(self, input_shape):
-        if len(input_shape) not in _CONVOLUTIONS:
-            raise ValueError(
-                "`ConvBNAct` takes inputs of rank 3 (sequences), 4 (images) or 5 (volumes). "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        return _CONVOLUTIONS[len(input_shape)](name="conv", **self._linear_kwargs)
+        self._check_arguments()

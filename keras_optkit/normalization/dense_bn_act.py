@@ -17,10 +17,11 @@ class DenseBNAct(NormAct):
     Args:
         units: Integer >= 1, the number of output features.
         activation: String, callable or `None`. Defaults to `"relu"`.
-        norm: `"batch"`, `None` for none, or a Keras layer. Defaults to `"batch"`.
-        momentum: Float in [0, 1), how slowly the moving statistics of `norm="batch"` follow.
-            Defaults to 0.99, as in Keras: after `n` steps they still hold `0.99 ** n` of where they
-            began, so a training of few steps wants 0.9.
+        norm: `"batch"`, `"ghost"` (virtual batches of 32), `"sync"`, `None` for none, a layer of
+            Keras, or a function that makes one. Defaults to `"batch"`.
+        momentum: Float in [0, 1), how slowly the moving statistics of a norm given by its name
+            follow. Defaults to 0.99, as in Keras: after `n` steps they still hold `0.99 ** n` of
+            where they began, so a training of few steps wants 0.9.
         kernel_initializer: Initializer of the kernel.
         kernel_regularizer: Regularizer of the kernel, or `None`.
         kernel_constraint: Constraint of the kernel, or `None`.

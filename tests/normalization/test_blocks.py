@@ -1,10 +1,16 @@
-"""ConvBNAct and DenseBNAct against the same three Keras layers, one after the other."""
+"""The blocks of three layers against the same Keras layers, one after the other."""
 
 import keras
 import numpy as np
 import pytest
 
-from keras_optkit.layers import ConvBNAct, DenseBNAct
+from keras_optkit.normalization import (
+    ConvBNAct,
+    DenseBNAct,
+    GhostBatchNormalization,
+    SeparableConvBNAct,
+    SyncBatchNormalization,
+)
 
 L = keras.layers
 
@@ -12,10 +18,10 @@ L = keras.layers
 def reference(block, linear, norm, inputs, training):
     """Copies the block's weights into plain layers and calls these."""
     linear.build(inputs.shape)
-    linear.set_weights([block.get_weights()[0]])
+    linear.set_weights(block.get_weights()[:-4])
     outputs = linear(inputs)
     norm.build(outputs.shape)
-    norm.set_weights(block.get_weights()[1:])
+    norm.set_weights(block.get_weights()[-4:])
     return keras.activations.relu(norm(outputs, training=training))
 
 
@@ -36,6 +42,18 @@ CASES = [
         lambda: ConvBNAct(3, (1, 2, 2)),
         lambda: L.Conv3D(3, (1, 2, 2), use_bias=False),
         (2, 3, 4, 5, 2),
+    ),
+    (
+        lambda: SeparableConvBNAct(6, 3, strides=2, padding="same", depth_multiplier=2),
+        lambda: L.SeparableConv2D(
+            6, 3, strides=2, padding="same", depth_multiplier=2, use_bias=False
+        ),
+        (2, 5, 9, 4),
+    ),
+    (
+        lambda: SeparableConvBNAct(6, (3,), dilation_rate=2),
+        lambda: L.SeparableConv1D(6, 3, dilation_rate=2, use_bias=False),
+        (2, 9, 4),
     ),
 ]
 
@@ -62,17 +80,19 @@ def test_equal_to_the_three_layers(make, make_linear, shape, training):
 def test_no_bias_under_the_norm_and_one_without_it(make, _, shape):
     block = make()
     block.build(shape)
-    assert len(block.trainable_variables) == 3  # kernel, gamma, beta
+    kernels = [v.name for v in block.variables if "kernel" in v.name]
+    assert [v.name for v in block.trainable_variables] == [*kernels, "gamma", "beta"]
     config = {**block.get_config(), "norm": None}
     bare = type(block).from_config(config)
     bare.build(shape)
-    assert [v.name for v in bare.variables] == ["kernel", "bias"]
+    assert [v.name for v in bare.variables] == [*kernels, "bias"]
 
 
 @pytest.mark.backends("jax", "torch")
-def test_channels_first_is_the_transpose():
+@pytest.mark.parametrize("block", [ConvBNAct, SeparableConvBNAct])
+def test_channels_first_is_the_transpose(block):
     inputs = np.random.default_rng(0).normal(size=(2, 4, 5, 9)).astype("float32")
-    first, last = ConvBNAct(6, 3, data_format="channels_first"), ConvBNAct(6, 3)
+    first, last = block(6, 3, data_format="channels_first"), block(6, 3)
     first.build(inputs.shape)
     last.build((2, 5, 9, 4))
     last.set_weights(first.get_weights())
@@ -124,6 +144,45 @@ def test_another_norm_and_activation(tmp_path):
     assert isinstance(again.layers[0]._norm_layer, L.GroupNormalization)
 
 
+@pytest.mark.parametrize(
+    ("norm", "layer"),
+    [
+        ("ghost", GhostBatchNormalization),
+        ("sync", SyncBatchNormalization),
+        (lambda: GhostBatchNormalization(4), GhostBatchNormalization),
+        (L.LayerNormalization, L.LayerNormalization),
+    ],
+)
+def test_norm_by_name_and_by_factory(norm, layer):
+    block = SeparableConvBNAct(4, 3, norm=norm, momentum=0.5)
+    block = SeparableConvBNAct.from_config(block.get_config())
+    block.build((None, 5, 5, 2))
+    assert type(block._norm_layer) is layer
+    if isinstance(norm, str):
+        assert block._norm_layer.momentum == 0.5
+    assert not any("bias" in w.name for w in block.weights)
+
+
+@pytest.mark.parametrize("norm", ["batch", "ghost", "sync"])
+@pytest.mark.parametrize("make", [ConvBNAct, SeparableConvBNAct])
+def test_the_norms_axis(norm, make):
+    block = make(4, 3, data_format="channels_first", norm=norm)
+    assert block._channel_axis == 1
+    last = make(4, 3, norm=norm)
+    last.build((None, 5, 5, 2))
+    assert last._norm_layer.axis == -1
+
+
+def test_an_activation_with_weights_survives_saving(tmp_path):
+    block = ConvBNAct(4, 3, activation=L.PReLU(alpha_initializer="ones"))
+    model = keras.Sequential([keras.Input((5, 5, 2)), block])
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(2, 5, 5, 2)).astype("float32")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert again.predict(x, verbose=0).min() < 0
+
+
 def test_mixed_precision():
     block = ConvBNAct(4, 3, dtype="mixed_float16")
     outputs = block(np.ones((2, 5, 5, 1), "float32"), training=True)
@@ -140,6 +199,9 @@ def test_mixed_precision():
         (lambda: ConvBNAct(7, 3, groups=2), "groups"),
         (lambda: ConvBNAct(8, 3, norm="layer"), "Received: norm='layer'"),
         (lambda: ConvBNAct(8, 3, momentum=1.0), "Received: momentum=1.0"),
+        (lambda: ConvBNAct(8, 3, norm=lambda: "layer"), "Received: norm=<function"),
+        (lambda: SeparableConvBNAct(0, 3), "filters"),
+        (lambda: SeparableConvBNAct(4, (3, 3, 3)), r"rank 3 \(sequences\) or 4 \(images\). Rec"),
         (lambda: DenseBNAct(0), "units"),
         (lambda: DenseBNAct(3, activation="reluu"), "activation"),
         (lambda: ConvBNAct(8, 3)(np.ones((2, 4))), "Received: input_shape=.2, 4."),
