@@ -1,9 +1,9 @@
 """What folding BatchNorm gives: exactness, `predict` time and LiteRT latency, before and after.
 
 Seven networks of keras.applications with random weights and random statistics near those of random
-images, at 72 pixels (Xception takes no fewer than 71). The two models of a network are measured in turn, so that drift of the machine
-hits both alike; the times are medians. The converter to LiteRT fuses a norm behind a convolution by
-itself, so that there only other norms can make a difference.
+images, at 72 pixels (Xception takes no fewer than 71). The two models of a network are measured in
+turn, so that drift of the machine hits both alike; the times are medians. The converter to LiteRT
+fuses a norm behind a convolution by itself, so little is to be expected there.
 
 Usage: python benchmarks/batchnorm.py [ROUNDS [NETWORK ...]]
 """
