@@ -238,6 +238,14 @@ def test_branches():
     assert "'relu' (ReLU) is behind it" in report.left["f"]
 
 
+def test_what_is_used_beside_the_norm_too():
+    x = keras.Input((6, 6, 2))
+    conv = layers.Conv2D(2, 3, name="conv")(x)
+    model = keras.Model(x, BN(name="norm")(conv) + ops.tanh(conv))
+    _, report = check(model, left=["norm"])
+    assert "the output of 'conv' before it is also used elsewhere" in report.left["norm"]
+
+
 def test_an_output_keeps_the_name_of_its_norm():
     x = keras.Input((4,))
     model = keras.Model(x, {"out": BN(name="last")(layers.Dense(3)(x))})
