@@ -32,6 +32,34 @@ def batch_norm_layers(model: keras.layers.Layer) -> list[keras.layers.BatchNorma
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
+def require_batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Returns the BatchNorm layers of a model.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        A list, see `batch_norm_layers`.
+
+    Raises:
+        ValueError: If `model` is not a built `keras.Model`, or has no BatchNorm.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a `keras.Model`. Received: model={model!r}")
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' is not built, so its layers may not all be there. Call it "
+            f"on a batch first. Received: model={model!r}"
+        )
+    layers = batch_norm_layers(model)
+    if not layers:
+        raise ValueError(
+            f"The model '{model.name}' has no BatchNorm layer (`keras.layers.BatchNormalization` "
+            f"or a subclass). Received: model={model!r}"
+        )
+    return layers
+
+
 def collect_moments(
     model: keras.Model,
     data: Any,

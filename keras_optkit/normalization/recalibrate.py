@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from keras_optkit.normalization.collect import (
-    batch_norm_layers,
     collect_moments,
     measuring,
+    require_batch_norm_layers,
 )
 
 # Two passes agree when no mean moves by more than this part of a standard deviation, and no
@@ -124,19 +124,7 @@ def _check_arguments(normalize_with, batch_size, steps) -> None:
 
 
 def _layers_to_recalibrate(model, include_frozen):
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`model` must be a `keras.Model`. Received: model={model!r}")
-    if not model.built:
-        raise ValueError(
-            f"The model '{model.name}' is not built. Call it on a batch or train it first. "
-            f"Received: model={model!r}"
-        )
-    every = batch_norm_layers(model)
-    if not every:
-        raise ValueError(
-            f"The model '{model.name}' has no BatchNorm layer (`keras.layers.BatchNormalization` "
-            f"or a subclass). Received: model={model!r}"
-        )
+    every = require_batch_norm_layers(model)
     layers = [n for n in every if n.built and (include_frozen or n.trainable)]
     if not layers:
         raise ValueError(

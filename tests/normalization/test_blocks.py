@@ -1,4 +1,4 @@
-"""ConvBNAct, SeparableConvBNAct and DenseBNAct against the same three Keras layers, one after the other."""
+"""The blocks of three layers against the same Keras layers, one after the other."""
 
 import keras
 import numpy as np

@@ -61,9 +61,8 @@ def randomize(block):
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("bottleneck", [False, True])
-@pytest.mark.parametrize(("channels", "strides"), [(8, 1), (8, 2), (3, 1)])
-@pytest.mark.parametrize("training", [False, True])
-def test_equal_to_the_figures(version, bottleneck, channels, strides, training):
+@pytest.mark.parametrize(("channels", "strides"), [(8, 1), (8, 2)])
+def test_equal_to_the_figures(version, bottleneck, channels, strides):
     filters = 2 if bottleneck else 8
     block = ResidualBNBlock(filters, strides=strides, version=version, bottleneck=bottleneck)
     shape = (7, 9, channels)
@@ -71,12 +70,13 @@ def test_equal_to_the_figures(version, bottleneck, channels, strides, training):
     randomize(block)
     model = reference(block, shape)
     x = np.random.default_rng(0).normal(size=(4, *shape)).astype("float32")
-    ours, theirs = block(x, training=training), model(x, training=training)
-    np.testing.assert_allclose(N(ours), N(theirs), rtol=1e-4, atol=1e-5)
+    for training in (False, True):
+        ours, theirs = block(x, training=training), model(x, training=training)
+        np.testing.assert_allclose(N(ours), N(theirs), rtol=1e-4, atol=1e-5)
     assert block.compute_output_shape((4, *shape)) == tuple(ours.shape)
     assert not any(w.name == "bias" for w in block.weights)
     kernels = [w for w in block.weights if w.name == "kernel"]
-    assert len(kernels) == 2 + bottleneck + (channels != 8 or strides != 1)
+    assert len(kernels) == 2 + bottleneck + (strides != 1)
 
 
 @pytest.mark.parametrize("version", [1, 2])
