@@ -1,6 +1,5 @@
 """The graph of a Sequential or Functional model: walking it, rebuilding it with other layers."""
 
-import copy
 import dataclasses
 import inspect
 import types
@@ -324,8 +323,9 @@ def _call_chain(chain: Sequence[Callable], args: tuple, kwargs: dict[str, Any]) 
 def _copy_operation(operation: keras.Operation) -> keras.Operation:
     if isinstance(operation, keras.layers.Layer):
         return copy_layer(operation)
-    # Without state, and often without a config that tells all.
-    new = copy.copy(operation)
+    # It has no state, and often no config that tells all. `copy.copy` would write it to a file.
+    new = object.__new__(type(operation))
+    vars(new).update(vars(operation))
     new._inbound_nodes, new._outbound_nodes = [], []
     return new
 

@@ -189,7 +189,9 @@ class _Folder:
             # An output keeps the norm's name.
             if not any(map(self._graphs[0].is_output, node.outputs)):
                 return []
-            return self._once(layer, lambda: [layers.Identity(name=layer.name)])
+            return self._once(
+                layer, lambda: [layers.Identity(name=layer.name, dtype=layer.dtype_policy)]
+            )
         if id(layer) in self._unrolled:
             return self._once(layer, lambda: unroll(layer, self._unrolled[id(layer)]))
         if id(layer) not in self._weights:

@@ -156,8 +156,9 @@ def snapshot(model):
         "names": [layer.name for layer in model._flatten_layers()],
         "trainable": [layer.trainable for layer in model._flatten_layers()],
         "nodes": [
-            (id(layer), len(layer._inbound_nodes), len(layer._outbound_nodes))
-            for layer in model._flatten_layers()
+            (id(op), len(op._inbound_nodes), len(op._outbound_nodes))
+            for graph in graphs(model)
+            for op in (graph.model, *(node.operation for node in graph.nodes))
         ],
         "config": repr(model.get_config()),
         "compiled": (model.compiled, id(model.optimizer) if model.compiled else None),
@@ -224,9 +225,11 @@ def test_flags_and_seeds_are_carried_over():
     assert [layer.trainable for layer in new._flatten_layers()] == flags
 
     model = stack()
+    model.get_layer("scale").inner.trainable = False
     x = data(model)
     model(x, training=True)
     new = rebuild(model)
+    assert not new.get_layer("scale").inner.trainable
     seeds, copied = (
         [
             ops.convert_to_numpy(g.state)
@@ -303,7 +306,7 @@ def test_only_one_call_of_a_shared_layer_is_replaced():
     assert names.count("relu") == 1 and names.count("twice") == 3
 
 
-def test_optional_inputs_and_their_dtypes_stay():
+def test_optional_inputs_their_dtypes_and_names_stay():
     x, y = keras.Input((3,), name="x"), keras.Input((3,), name="y", dtype="int32", optional=True)
     model = keras.Model([x, y], layers.Dense(2)(x))
     new = rebuild(model)
@@ -311,6 +314,9 @@ def test_optional_inputs_and_their_dtypes_stay():
         ("float32", False),
         ("int32", True),
     ]
+    # The tensor of an input without a name has another one than its layer.
+    model = keras.Model(z := keras.Input((3,)), layers.Dense(2)(z))
+    assert rebuild(model).inputs[0].name == model.inputs[0].name
 
 
 def test_a_subclass_with_a_graph_keeps_its_class():
