@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from keras_optkit import callbacks, layers, normalization, pruning, schedules
+from keras_optkit import callbacks, layers, pruning, schedules
 
 EPOCHS, BATCH, SAMPLES = 5, 32, 128
 KILLED_IN_EPOCH = 3
@@ -66,17 +66,17 @@ SETTINGS = [
     Setting("DenseBNAct", layers=lambda: [layers.DenseBNAct(4)]),
     Setting(
         "SeparableConvBNAct",
-        layers=lambda: [normalization.SeparableConvBNAct(4, 3, padding="same")],
+        layers=lambda: [layers.SeparableConvBNAct(4, 3, padding="same")],
     ),
     Setting(
         "ResidualBNBlock",
-        layers=lambda: [normalization.ResidualBNBlock(4, 3, 2, stochastic_depth=0.2, seed=5)],
+        layers=lambda: [layers.ResidualBNBlock(4, 3, 2, stochastic_depth=0.2, seed=5)],
     ),
     Setting(
         "GhostBatchNormalization",
-        layers=lambda: [normalization.GhostBatchNormalization(12)],
+        layers=lambda: [layers.GhostBatchNormalization(12)],
     ),
-    Setting("SyncBatchNormalization", layers=lambda: [normalization.SyncBatchNormalization()]),
+    Setting("SyncBatchNormalization", layers=lambda: [layers.SyncBatchNormalization()]),
     Setting("StepDecay", rate(lambda: schedules.StepDecay(0.02, "1ep", gamma=0.5))),
     Setting("CosineDecay", rate(lambda: schedules.CosineDecay(0.02, alpha=0.1).with_warmup("1ep"))),
     Setting("Constant", rate(lambda: schedules.Constant(0.02).with_warmup("1ep"))),
