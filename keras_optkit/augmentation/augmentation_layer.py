@@ -7,7 +7,7 @@ import keras
 from keras_optkit.augmentation.backend import is_outermost, ops_for, uniform, xla_pays
 from keras_optkit.core.messages import did_you_mean
 
-_KEYS = ("images", "labels", "segmentation_masks")
+_KEYS = ("images", "labels", "segmentation_masks", "bounding_boxes")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -24,9 +24,10 @@ class AugmentationLayer(keras.layers.Layer):
     - a batch of images of shape (batch, height, width, channels), or one image of shape (height,
       width, channels), with the channels before the height if `data_format="channels_first"`,
       of data type uint8 or float;
-    - a dictionary with `"images"`, and optionally `"labels"`, which pass through, and
+    - a dictionary with `"images"`, and optionally `"labels"`, which pass through,
       `"segmentation_masks"` of any data type, of shape (batch, height, width) or that of the
-      images with any number of channels;
+      images with any number of channels, and `"bounding_boxes"`, as Keras' own layers take them: a
+      dictionary with `"boxes"` of shape (batch, boxes, 4) and `"labels"` of shape (batch, boxes);
     - either of these and more arguments, such as labels, which pass through: the layer then
       returns a tuple. So `dataset.map(layer)` works on a `tf.data.Dataset` of (images, labels).
 
@@ -35,18 +36,45 @@ class AugmentationLayer(keras.layers.Layer):
     follows the model, and does not augment where the model isn't told to train either (Keras' own
     do), so `evaluate`, `predict`, `model(x)` and an exported model leave images as they are.
 
+    Boxes come out in float32. In training they move with what they show, a box that was turned
+    becomes the smallest upright box around it, and boxes are cut off at the edge of the image. The
+    label of a box of which nothing is left becomes -1, as in Keras. Boxes with negative labels are
+    padding, and stay as they are.
+
+    Float images are checked once: they must be finite and in `value_range`. A layer that is called
+    by itself raises at its first call, and in a `tf.data` pipeline at the first element, as
+    TensorFlow's `InvalidArgumentError`. In the compiled step of a model nothing can raise: there a
+    layer that has a `value_range` turns images out of it into NaN, and the loss says so.
+
     Args:
         seed: Integer, or `None` for a seed that differs from run to run. The state of the generator
             is saved with the model.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the setting of Keras.
+        value_range: Pair of numbers, the lowest and the highest value of float images, or `None`
+            for a layer that needs none. Images of type uint8 are in [0, 255].
+        bounding_box_format: The format of boxes, one of those of
+            `keras.utils.bounding_boxes.convert_format`, or `None` if there are no boxes.
         **kwargs: `name` and `dtype`, of which the compute data type must be a float.
 
     Raises:
         ValueError: If an argument is not as above, or, in a call, the inputs are not.
     """
 
-    def __init__(self, seed: int | None = None, data_format: str | None = None, **kwargs):
+    # Whether a layer changes labels; the others leave them alone, whatever they are.
+    _changes_labels = False
+
+    def __init__(
+        self,
+        seed: int | None = None,
+        data_format: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        bounding_box_format: str | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.value_range = check_value_range(value_range)
+        self.bounding_box_format = check_format(bounding_box_format)
+        self._values_are_checked = False
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
         if self.compute_dtype not in _FLOATS:
@@ -106,7 +134,7 @@ class AugmentationLayer(keras.layers.Layer):
     def call(self, inputs, training=None):
         augment = is_outermost(self) if training is None else training
         data = self._to_tensors(inputs)
-        table = self._sample(data) if augment else None
+        table = self._sample(data) if augment else self._still(data)
         return self._like(inputs, self._apply(data, table))
 
     def map(self, dataset, num_parallel_calls: int | None = None):
@@ -155,11 +183,20 @@ class AugmentationLayer(keras.layers.Layer):
         self._check_keys(data)
         self._check(data)
         dtype = keras.backend.standardize_dtype(data["images"].dtype)
-        images = keras.KerasTensor(data["images"].shape, self._output_dtype(dtype))
-        return self._like(inputs, {**data, "images": images})
+        shape = self.compute_output_shape(data["images"].shape)
+        data = {**data, "images": keras.KerasTensor(shape, self._output_dtype(dtype))}
+        if "bounding_boxes" in data:
+            boxes = data["bounding_boxes"]
+            boxes = {**boxes, "boxes": keras.KerasTensor(boxes["boxes"].shape, "float32")}
+            data["bounding_boxes"] = boxes
+        return self._like(inputs, data)
 
     def get_config(self):
-        return {**super().get_config(), "seed": self.seed, "data_format": self.data_format}
+        config = {**super().get_config(), "seed": self.seed, "data_format": self.data_format}
+        for name in ("value_range", "bounding_box_format"):
+            if getattr(self, name) is not None:
+                config[name] = getattr(self, name)
+        return config
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -174,15 +211,17 @@ class AugmentationLayer(keras.layers.Layer):
 
     def _sample(self, data):
         images = data["images"]
-        ops = ops_for(images)
-        shape = ops.shape(images)
-        batch = shape[0] if len(shape) == 4 else 1
-        axis = -2 if self._channels_first else -3
+        self._check_values(images)
+        batch, height, width = self._sizes(images)
         return self.sample(
-            lambda n: uniform((batch, n), self.seed_generator, images),
-            shape[axis],
-            shape[axis + 1],
+            lambda n: uniform((batch, n), self.seed_generator, images), height, width
         )
+
+    def _sizes(self, images):
+        """Returns how many images there are, their height and their width."""
+        shape = ops_for(images).shape(images)
+        axis = -2 if self._channels_first else -3
+        return shape[0] if len(shape) == 4 else 1, shape[axis], shape[axis + 1]
 
     def _apply(self, data, table):
         """Applies a table, through XLA where this pays and the graph around isn't compiled.
@@ -236,9 +275,10 @@ class AugmentationLayer(keras.layers.Layer):
         """Returns the images and masks of the inputs in a dictionary, as tensors."""
         data = inputs if isinstance(inputs, dict) else {"images": inputs}
         self._check_keys(data)
-        data = {key: ops_for(x).convert_to_tensor(x) for key, x in data.items() if key != "labels"}
+        if not self._changes_labels:
+            data = {key: value for key, value in data.items() if key != "labels"}
         self._check(data)
-        return data
+        return keras.tree.map_structure(lambda x: ops_for(x).convert_to_tensor(x), data)
 
     def _like(self, inputs, data):
         """Returns the images and masks in the structure of the inputs."""
