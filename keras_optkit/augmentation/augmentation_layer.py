@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_optkit.augmentation.backend import is_outermost, ops_for, uniform, xla_pays
+from keras_optkit.augmentation.stages import Stage, apply, fuse
 from keras_optkit.core.messages import did_you_mean
 
 _KEYS = ("images", "labels", "segmentation_masks")
@@ -14,10 +15,11 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 class AugmentationLayer(keras.layers.Layer):
     """Augments images, each in its own way, during training.
 
-    A subclass says how to draw a table of parameters with one row per image (`sample`), and what
-    a table does to images (`augment_images`) and to masks (`augment_masks`), both of which it gets
-    as batches with the channels last. It may also override what happens to images in training and
-    inference alike (`finish_images`).
+    A subclass says how to draw a table of parameters with one row per image (`sample`), and which
+    stages a table turns into (`stages`). Instead of the latter it may say what a table does to
+    images (`augment_images`) and to masks (`augment_masks`), both of which it gets as batches with
+    the channels last. It may also override what happens to images in training and inference alike
+    (`finish_images`).
 
     A layer may be called on:
 
@@ -45,7 +47,13 @@ class AugmentationLayer(keras.layers.Layer):
         ValueError: If an argument is not as above, or, in a call, the inputs are not.
     """
 
-    def __init__(self, seed: int | None = None, data_format: str | None = None, **kwargs):
+    def __init__(
+        self,
+        seed: int | None = None,
+        data_format: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
@@ -62,6 +70,7 @@ class AugmentationLayer(keras.layers.Layer):
                 "`data_format` must be 'channels_last' or 'channels_first'. "
                 f"Received: data_format={data_format!r}"
             )
+        self.value_range = None if value_range is None else tuple(map(float, value_range))
         # The inputs keep their types; in `tf.data` they are no tensors of the backend.
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
@@ -79,12 +88,18 @@ class AugmentationLayer(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def stages(self, table: dict[str, Any], height, width) -> list[Stage]:
+        """Turns a table into the stages that are applied to images of a height and a width."""
+        raise NotImplementedError
+
     def augment_images(self, images, table):
         """Applies a table to images of shape (batch, height, width, channels)."""
-        raise NotImplementedError
+        return apply(images, self._stages_for(images, table), self.value_range)
 
     def augment_masks(self, masks, table):
         """Applies a table to masks of shape (batch, height, width, channels)."""
+        for stage in self._stages_for(masks, table):
+            masks = stage.on_masks(masks)
         return masks
 
     def finish_images(self, images):
@@ -183,6 +198,10 @@ class AugmentationLayer(keras.layers.Layer):
             shape[axis],
             shape[axis + 1],
         )
+
+    def _stages_for(self, images, table):
+        shape = ops_for(images).shape(images)
+        return fuse(self.stages(table, shape[1], shape[2]))
 
     def _apply(self, data, table):
         """Applies a table, through XLA where this pays and the graph around isn't compiled.
