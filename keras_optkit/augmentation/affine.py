@@ -127,6 +127,22 @@ def about_centre(linear: tuple, offset: tuple, height: Any, width: Any) -> Any:
     return ops.stack(rows, axis=1)
 
 
+def composed(first: Any, second: Any) -> Any:
+    """Returns the matrices that do in one resampling what two of them do one after the other.
+
+    Args:
+        first: Float32 tensor of shape (batch, 2, 3), see `warp`, which is applied first.
+        second: The same for what is applied to the result.
+    """
+    ops = ops_for(first)
+    rows = []
+    for i in (0, 1):
+        a, b, offset = (first[:, i, j, None] for j in (0, 1, 2))
+        own = ops.stack([ops.zeros_like(a), ops.zeros_like(a), offset], axis=-1)
+        rows.append(a * second[:, 0] + b * second[:, 1] + own[:, 0])
+    return ops.stack(rows, axis=1)
+
+
 def flip_signs(enabled: bool, draws: Any) -> Any:
     """Returns -1 for the half of the images to be flipped and 1 for the others."""
     ops = ops_for(draws)

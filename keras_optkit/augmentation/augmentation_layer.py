@@ -1,10 +1,29 @@
 """The base of every augmentation layer: what goes in, what comes out, and where it may run."""
 
+import sys
 from typing import Any
 
 import keras
 
-from keras_optkit.augmentation.backend import is_outermost, ops_for, uniform, xla_pays
+from keras_optkit.augmentation.backend import (
+    first_time,
+    is_concrete,
+    is_outermost,
+    is_tensorflow,
+    ops_for,
+    uniform,
+    xla_pays,
+)
+from keras_optkit.augmentation.bounding_boxes import (
+    check_boxes,
+    check_format,
+    clip_corners,
+    from_corners,
+    is_padding,
+    to_corners,
+)
+from keras_optkit.augmentation.stages import Stage, apply, fuse
+from keras_optkit.augmentation.value_range import check_value_range, describe, in_range
 from keras_optkit.core.messages import did_you_mean
 
 _KEYS = ("images", "labels", "segmentation_masks", "bounding_boxes")
@@ -14,10 +33,11 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 class AugmentationLayer(keras.layers.Layer):
     """Augments images, each in its own way, during training.
 
-    A subclass says how to draw a table of parameters with one row per image (`sample`), and what
-    a table does to images (`augment_images`) and to masks (`augment_masks`), both of which it gets
-    as batches with the channels last. It may also override what happens to images in training and
-    inference alike (`finish_images`).
+    A subclass says how to draw a table of parameters with one row per image (`sample`), and which
+    stages a table turns into (`stages`). Instead of the latter it may say what a table does to
+    images (`augment_images`) and to masks (`augment_masks`), both of which it gets as batches with
+    the channels last. It may also override what happens to images in training and inference alike
+    (`finish_images`).
 
     A layer may be called on:
 
@@ -107,19 +127,29 @@ class AugmentationLayer(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def stages(self, table: dict[str, Any], height, width) -> list[Stage]:
+        """Turns a table into the stages that are applied to images of a height and a width."""
+        raise NotImplementedError
+
     def augment_images(self, images, table):
         """Applies a table to images of shape (batch, height, width, channels)."""
-        raise NotImplementedError
+        return apply(images, self._stages_for(images, table), self.value_range)
 
     def augment_masks(self, masks, table):
         """Applies a table to masks of shape (batch, height, width, channels)."""
+        for stage in self._stages_for(masks, table):
+            masks = stage.on_masks(masks)
         return masks
+
+    def augment_boxes(self, corners, table, height, width):
+        """Applies a table to boxes of shape (batch, boxes, 4), see `to_corners`."""
+        for stage in self.stages(table, height, width):
+            corners = stage.on_boxes(corners)
+        return corners
 
     def finish_images(self, images):
         """Does what is done to images in training and inference alike."""
-        if keras.backend.standardize_dtype(images.dtype) == "uint8":
-            return images
-        return ops_for(images).cast(images, self.compute_dtype)
+        return images if _is_uint8(images) else ops_for(images).cast(images, self.compute_dtype)
 
     def __call__(self, inputs, *rest, **kwargs):
         if not rest:
@@ -134,7 +164,9 @@ class AugmentationLayer(keras.layers.Layer):
     def call(self, inputs, training=None):
         augment = is_outermost(self) if training is None else training
         data = self._to_tensors(inputs)
-        table = self._sample(data) if augment else self._still(data)
+        table = self._sample(data) if augment else self._table_in_inference(data)
+        if augment:
+            data = self._poisoned(data)
         return self._like(inputs, self._apply(data, table))
 
     def map(self, dataset, num_parallel_calls: int | None = None):
@@ -217,11 +249,57 @@ class AugmentationLayer(keras.layers.Layer):
             lambda n: uniform((batch, n), self.seed_generator, images), height, width
         )
 
+    def _table_in_inference(self, data):
+        """Returns the table for inference, or `None` if images stay as they are."""
+        return None
+
+    def _check_values(self, images):
+        """Checks the values of images once, where something can be raised."""
+        if _is_uint8(images) or self._values_are_checked:
+            return
+        if is_concrete(images):
+            if not in_range(images, self.value_range):
+                raise ValueError(describe(images, self.value_range))
+            self._values_are_checked = True
+        elif is_tensorflow(images) and is_outermost(self):
+            tf = sys.modules["tensorflow"]
+            allowed = "finite" if self.value_range is None else f"in {self.value_range}"
+            message = (
+                f"Images must be {allowed}; pass the layer `value_range`, the range of your images."
+            )
+
+            def check():
+                limits = tf.reduce_min(images), tf.reduce_max(images)
+                tf.debugging.Assert(
+                    in_range(images, self.value_range), [message, "Received: from, to", *limits]
+                )
+
+            first_time(self, check)
+
+    def _poisoned(self, data):
+        """Returns the data with NaN for images out of range, where nothing can be raised."""
+        images = data["images"]
+        if self.value_range is None or _is_uint8(images) or is_concrete(images):
+            return data
+        if is_tensorflow(images) and is_outermost(self):
+            return data
+        ops = ops_for(images)
+        return {
+            **data,
+            "images": ops.where(
+                in_range(images, self.value_range), images, ops.cast(float("nan"), images.dtype)
+            ),
+        }
+
     def _sizes(self, images):
         """Returns how many images there are, their height and their width."""
         shape = ops_for(images).shape(images)
         axis = -2 if self._channels_first else -3
         return shape[0] if len(shape) == 4 else 1, shape[axis], shape[axis + 1]
+
+    def _stages_for(self, images, table):
+        shape = ops_for(images).shape(images)
+        return fuse(self.stages(table, shape[1], shape[2]))
 
     def _apply(self, data, table):
         """Applies a table, through XLA where this pays and the graph around isn't compiled.
@@ -247,7 +325,29 @@ class AugmentationLayer(keras.layers.Layer):
             outputs["segmentation_masks"] = undo(
                 masks if table is None else self.augment_masks(masks, table)
             )
+        if "bounding_boxes" in data:
+            before, after = (self._sizes(x["images"])[1:] for x in (data, outputs))
+            outputs["bounding_boxes"] = self._move_boxes(
+                data["bounding_boxes"], table, before, after
+            )
         return outputs
+
+    def _move_boxes(self, bounding_boxes, table, before, after):
+        """Applies a table to boxes, given the sizes of the images before and after."""
+        boxes, labels = bounding_boxes["boxes"], bounding_boxes["labels"]
+        ops = ops_for(boxes)
+        boxes = ops.cast(boxes, "float32")
+        if table is None:
+            return {"boxes": boxes, "labels": labels}
+        corners = to_corners(boxes, self.bounding_box_format, *before)
+        single = len(boxes.shape) == 2
+        corners = ops.expand_dims(corners, 0) if single else corners
+        corners = self.augment_boxes(corners, table, *before)
+        corners = ops.squeeze(corners, 0) if single else corners
+        corners, new_labels = clip_corners(corners, labels, *after)
+        moved = from_corners(corners, self.bounding_box_format, *after)
+        padding = is_padding(labels, len(boxes.shape))[..., None]
+        return {"boxes": ops.where(padding, boxes, moved), "labels": new_labels}
 
     def _as_batch(self, x, rank=None):
         """Returns images or masks as a batch with the channels last, and how to undo this."""
@@ -319,6 +419,8 @@ class AugmentationLayer(keras.layers.Layer):
             )
         if "segmentation_masks" in data:
             self._check_masks(shape, _shape(data["segmentation_masks"]))
+        if "bounding_boxes" in data:
+            check_boxes(data["bounding_boxes"], self.bounding_box_format, len(shape) == 4)
 
     def _check_masks(self, shape, masks_shape):
         expected = shape[:-3] + (shape[-2:] if self._channels_first else shape[-3:-1])
@@ -340,6 +442,10 @@ class AugmentationLayer(keras.layers.Layer):
     @property
     def _channels_first(self) -> bool:
         return self.data_format == "channels_first"
+
+
+def _is_uint8(images) -> bool:
+    return keras.backend.standardize_dtype(images.dtype) == "uint8"
 
 
 def _shape(tensor) -> tuple | None:

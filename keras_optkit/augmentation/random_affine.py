@@ -3,8 +3,9 @@
 import keras
 
 from keras_optkit.augmentation.affine import AffineRanges, affine_matrices
+from keras_optkit.augmentation.affine_stage import Affine
 from keras_optkit.augmentation.augmentation_layer import AugmentationLayer
-from keras_optkit.augmentation.warp import check_sampling, flip, warp
+from keras_optkit.augmentation.warp import check_sampling
 from keras_optkit.core.serialization import register
 
 
@@ -94,17 +95,21 @@ class RandomAffine(AugmentationLayer):
         draws = draw(AffineRanges.DRAWS)
         return {"matrices": affine_matrices(self._ranges, draws, height, width)}
 
+    def stages(self, table, height, width):
+        return [
+            Affine(
+                table["matrices"],
+                self.interpolation,
+                self.fill_mode,
+                self.fill_value,
+                only_flips=self._ranges.only_flips,
+            )
+        ]
+
     def augment_images(self, images, table):
-        if self._ranges.only_flips:
-            return flip(images, table["matrices"])
         if keras.backend.standardize_dtype(images.dtype) == "uint8":
             self._check_fill_value()
-        return warp(images, table["matrices"], self.interpolation, self.fill_mode, self.fill_value)
-
-    def augment_masks(self, masks, table):
-        if self._ranges.only_flips:
-            return flip(masks, table["matrices"])
-        return warp(masks, table["matrices"], "nearest", self.fill_mode)
+        return super().augment_images(images, table)
 
     def get_config(self):
         return {

@@ -1,0 +1,127 @@
+"""The stage that resamples images along an affine matrix each."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from keras_optkit.augmentation.affine import composed
+from keras_optkit.augmentation.backend import ops_for
+from keras_optkit.augmentation.bounding_boxes import move_corners
+from keras_optkit.augmentation.stages import Stage
+from keras_optkit.augmentation.warp import flip, warp
+
+# What `cv2` calls them. It is imported late.
+_BORDERS = {
+    "constant": "BORDER_CONSTANT",
+    "nearest": "BORDER_REPLICATE",
+    "reflect": "BORDER_REFLECT",
+    "wrap": "BORDER_WRAP",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine(Stage):
+    """One resampling, see `warp` for the meaning of the fields.
+
+    Args:
+        matrices: Float32 tensor of shape (batch, 2, 3), from pixels of the output to those of the
+            input.
+        interpolation: `"bilinear"` or `"nearest"`. Masks are always `"nearest"`.
+        fill_mode: `"constant"`, `"nearest"`, `"reflect"` or `"wrap"`.
+        fill_value: Number that `"constant"` fills images with. Masks are filled with 0.
+        size: A pair (height, width) of the output. Defaults to that of the input.
+        only_flips: Boolean, whether all matrices are flips or the identity.
+    """
+
+    matrices: Any
+    interpolation: str = "bilinear"
+    fill_mode: str = "reflect"
+    fill_value: float = 0.0
+    size: tuple[int, int] | None = None
+    only_flips: bool = False
+
+    geometric: ClassVar[bool] = True
+    scaled: ClassVar[bool] = False
+
+    def gated(self, on):
+        if self.size is not None:
+            raise ValueError(
+                "What changes the size of images can't be left out for some of them. "
+                f"Received: size={self.size}"
+            )
+        ops = ops_for(self.matrices)
+        identity = ops.convert_to_tensor(np.eye(2, 3, dtype="float32"))
+        matrices = ops.where(on[:, None, None], self.matrices, identity)
+        return dataclasses.replace(self, matrices=matrices)
+
+    def on_batch(self, images):
+        if self.only_flips and self.size is None:
+            return flip(images, self.matrices)
+        return warp(
+            images, self.matrices, self.interpolation, self.fill_mode, self.fill_value, self.size
+        )
+
+    def on_masks(self, masks):
+        if self.only_flips and self.size is None:
+            return flip(masks, self.matrices)
+        return warp(masks, self.matrices, "nearest", self.fill_mode, size=self.size)
+
+    def on_boxes(self, corners):
+        return move_corners(corners, self.matrices)
+
+    def does_nothing(self):
+        if self.size is not None:
+            return np.zeros(len(self.matrices), bool)
+        return np.all(self.matrices == np.eye(2, 3, dtype="float32"), axis=(1, 2))
+
+    def on_image(self, image, i):
+        import cv2
+
+        matrix = self.matrices[i]
+        height, width = image.shape[:2]
+        flipped = None if self.size else _as_flip(matrix, height, width)
+        if flipped is not None:
+            return with_channels(cv2.flip(image, flipped), image)
+        flags = cv2.INTER_LINEAR if self.interpolation == "bilinear" else cv2.INTER_NEAREST
+        result = cv2.warpAffine(
+            image,
+            matrix,
+            (width, height) if self.size is None else self.size[::-1],
+            flags=flags | cv2.WARP_INVERSE_MAP,
+            borderMode=getattr(cv2, _BORDERS[self.fill_mode]),
+            borderValue=(self.fill_value,) * 4,
+        )
+        return with_channels(result, image)
+
+    def fused(self, following):
+        if not isinstance(following, Affine):
+            return None
+        flips = self.only_flips, following.only_flips
+        settings = [
+            (stage.interpolation, stage.fill_mode, stage.fill_value) for stage in (self, following)
+        ]
+        # What only flips reads nothing from beyond the edge and mixes no pixels.
+        if settings[0] != settings[1] and not any(flips):
+            return None
+        return dataclasses.replace(
+            self if flips[1] else following,
+            matrices=composed(self.matrices, following.matrices),
+            size=following.size or self.size,
+            only_flips=all(flips),
+        )
+
+
+def with_channels(result: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Returns what `cv2` made of an image with the axis of channels, which it drops if it is 1."""
+    return result if result.ndim == image.ndim else result[..., None]
+
+
+def _as_flip(matrix: np.ndarray, height: int, width: int) -> int | None:
+    """Returns the code of `cv2.flip` for a matrix that only flips, and else `None`."""
+    (a, b, x), (c, d, y) = matrix.tolist()
+    if b or c or abs(a) != 1 or abs(d) != 1:
+        return None
+    if (x, y) != ((0.0 if a == 1 else width - 1.0), (0.0 if d == 1 else height - 1.0)):
+        return None
+    return {(-1, 1): 1, (1, -1): 0, (-1, -1): -1}.get((int(a), int(d)))
