@@ -147,6 +147,10 @@ class AugmentationLayer(keras.layers.Layer):
             corners = stage.on_boxes(corners)
         return corners
 
+    def augment_labels(self, labels, table):
+        """Applies a table, or none in inference, to labels, in a layer that changes these."""
+        return labels
+
     def finish_images(self, images):
         """Does what is done to images in training and inference alike."""
         return images if _is_uint8(images) else ops_for(images).cast(images, self.compute_dtype)
@@ -159,7 +163,8 @@ class AugmentationLayer(keras.layers.Layer):
                 "`training` must be passed by its name, as in `layer(images, training=True)`. "
                 f"Received: {rest[0]!r} as the second argument"
             )
-        return (super().__call__(inputs, **kwargs), *rest)
+        packed, others = self._packed(inputs, rest)
+        return self._unpacked(super().__call__(packed, **kwargs), inputs, others)
 
     def call(self, inputs, training=None):
         augment = is_outermost(self) if training is None else training
@@ -167,6 +172,8 @@ class AugmentationLayer(keras.layers.Layer):
         table = self._sample(data) if augment else self._table_in_inference(data)
         if augment:
             data = self._poisoned(data)
+        if self._changes_labels:
+            self._check_given_labels(data, augment)
         return self._like(inputs, self._apply(data, table))
 
     def map(self, dataset, num_parallel_calls: int | None = None):
@@ -221,6 +228,9 @@ class AugmentationLayer(keras.layers.Layer):
             boxes = data["bounding_boxes"]
             boxes = {**boxes, "boxes": keras.KerasTensor(boxes["boxes"].shape, "float32")}
             data["bounding_boxes"] = boxes
+        if "labels" in data and self._changes_labels:
+            shape = data["labels"].shape
+            data["labels"] = keras.KerasTensor((shape[0], self._label_columns(shape)), "float32")
         return self._like(inputs, data)
 
     def get_config(self):
@@ -248,6 +258,41 @@ class AugmentationLayer(keras.layers.Layer):
         return self.sample(
             lambda n: uniform((batch, n), self.seed_generator, images), height, width
         )
+
+    def _packed(self, inputs, rest):
+        """Returns what the layer works on of what it was called on, and what passes by."""
+        if not self._changes_labels or not rest or isinstance(inputs, dict):
+            return inputs, rest
+        labels, *weights = rest
+        if weights:
+            raise ValueError(
+                f"{type(self).__name__} mixes images, and the loss of a mixture can't be weighed "
+                "by one sample weight. Leave the weights out. "
+                f"Received: {2 + len(weights)} arguments, (images, labels, weights)"
+            )
+        return {"images": inputs, "labels": labels}, ()
+
+    def _unpacked(self, outputs, inputs, others):
+        """Returns outputs in the structure of what the layer was called on."""
+        if isinstance(outputs, dict) and not isinstance(inputs, dict):
+            return outputs["images"], outputs["labels"]
+        return (outputs, *others) if others else outputs
+
+    def _check_given_labels(self, data, augment):
+        """Checks what a layer that changes labels was given to mix."""
+        if "labels" in data:
+            self._check_label_values(data["labels"])
+        elif augment:
+            raise ValueError(
+                f"{type(self).__name__} mixes labels as it mixes images, so it stands in front of "
+                "the model. Call it on (images, labels) or on a dictionary with 'images' and "
+                "'labels', as in `layer.map(dataset)`. Received: images without labels"
+            )
+        if augment and len(data["images"].shape) == 3:
+            raise ValueError(
+                f"{type(self).__name__} mixes the images of a batch with one another; batch the "
+                f"dataset first. Received: one image of shape {_shape(data['images'])}"
+            )
 
     def _table_in_inference(self, data):
         """Returns the table for inference, or `None` if images stay as they are."""
@@ -325,6 +370,8 @@ class AugmentationLayer(keras.layers.Layer):
             outputs["segmentation_masks"] = undo(
                 masks if table is None else self.augment_masks(masks, table)
             )
+        if "labels" in data:
+            outputs["labels"] = self.augment_labels(data["labels"], table)
         if "bounding_boxes" in data:
             before, after = (self._sizes(x["images"])[1:] for x in (data, outputs))
             outputs["bounding_boxes"] = self._move_boxes(

@@ -1,10 +1,12 @@
 """The core of MixUp and CutMix: partners, ratios, patches, and labels mixed by them."""
 
+import sys
 from typing import Any
 
+import keras
 import numpy as np
 
-from keras_optkit.augmentation.backend import ops_for
+from keras_optkit.augmentation.backend import is_concrete, is_tensorflow, ops_for
 
 # In how many equal steps of probability the ratios are tabulated.
 _STEPS = 4096
@@ -97,6 +99,30 @@ def cut_boxes(ratio: Any, draws: Any, height: Any, width: Any) -> tuple[Any, Any
     return boxes, 1 - extent[0] * extent[1]
 
 
+def check_label_values(labels: Any, num_classes: int | None) -> None:
+    """Checks that class ids are in [0, num_classes), where something can be raised.
+
+    With values at hand it raises a `ValueError`, and in a graph of `tf.data` TensorFlow's
+    `InvalidArgumentError` when the graph is run. In a step that is compiled nothing can be raised.
+
+    Args:
+        labels: Tensor that `check_labels` accepts.
+        num_classes: Integer, or `None`.
+    """
+    if not are_class_ids(labels, num_classes):
+        return
+    allowed = f"Labels that are class ids must be in [0, {num_classes})."
+    if is_concrete(labels):
+        ids = keras.ops.convert_to_numpy(labels)
+        wrong = ids[(ids < 0) | (ids >= num_classes)]
+        if len(wrong):
+            raise ValueError(f"{allowed} Received: labels {wrong[:5].tolist()}")
+    elif is_tensorflow(labels):
+        tf = sys.modules["tensorflow"]
+        fine = tf.reduce_all((labels >= 0) & (labels < num_classes))
+        tf.debugging.Assert(fine, [allowed, "Received:", labels])
+
+
 def mix(values: Any, partner: Any, ratio: Any) -> Any:
     """Returns `ratio * values + (1 - ratio) * values[partner]`, computed in float32.
 
@@ -154,8 +180,6 @@ def check_labels(labels: Any, num_classes: int | None, batch: int | None) -> Non
         num_classes: Integer, or `None`.
         batch: Integer, how many images there are, or `None` if this is not known.
     """
-    import keras
-
     shape, dtype = tuple(labels.shape), keras.backend.standardize_dtype(labels.dtype)
     received = f"Received: labels of shape {shape} and type {dtype}, num_classes={num_classes}"
     if len(shape) not in (1, 2):

@@ -147,9 +147,14 @@ def needs_scale(stages: Sequence[Stage], value_range: Range | None) -> bool:
 def rescaled(stage: Stage, value_range: Range) -> Stage:
     """Returns the stage for images that were brought from a range to [0, 255]."""
     low, high = value_range
+
+    def brought(value):
+        return (value - low) * 255 / (high - low)
+
     if hasattr(stage, "fill_value"):
-        fill_value = (stage.fill_value - low) * 255 / (high - low)
-        return dataclasses.replace(stage, fill_value=fill_value)
+        value = stage.fill_value
+        value = tuple(map(brought, value)) if isinstance(value, tuple) else brought(value)
+        return dataclasses.replace(stage, fill_value=value)
     return stage
 
 
