@@ -8,7 +8,7 @@ import numpy as np
 from keras_optkit.augmentation.affine import composed
 from keras_optkit.augmentation.backend import ops_for
 from keras_optkit.augmentation.bounding_boxes import move_corners
-from keras_optkit.augmentation.stages import Stage
+from keras_optkit.augmentation.stages import Stage, like
 from keras_optkit.augmentation.warp import flip, warp
 
 # What `cv2` calls them. It is imported late.
@@ -32,6 +32,9 @@ class Affine(Stage):
         fill_value: Number that `"constant"` fills images with. Masks are filled with 0.
         size: A pair (height, width) of the output. Defaults to that of the input.
         only_flips: Boolean, whether all matrices are flips or the identity.
+        only_crops: Boolean, whether nothing is read from beyond the edge of the input.
+        oversampling: Integer or scalar tensor. Each pixel of an output, but not of a mask, is the
+            mean of this number squared of samples inside of it, for strong shrinking.
     """
 
     matrices: Any
@@ -40,6 +43,8 @@ class Affine(Stage):
     fill_value: float = 0.0
     size: tuple[int, int] | None = None
     only_flips: bool = False
+    only_crops: bool = False
+    oversampling: Any = 1
 
     geometric: ClassVar[bool] = True
     scaled: ClassVar[bool] = False
@@ -58,9 +63,16 @@ class Affine(Stage):
     def on_batch(self, images):
         if self.only_flips and self.size is None:
             return flip(images, self.matrices)
-        return warp(
-            images, self.matrices, self.interpolation, self.fill_mode, self.fill_value, self.size
+        settings = (self.interpolation, self.fill_mode, self.fill_value)
+        if not self._is_oversampled:
+            return warp(images, self.matrices, *settings, self.size)
+        ops, times = ops_for(images), self.oversampling
+        height, width = self.size or ops.shape(images)[1:3]
+        fine = warp(images, self._fine_matrices(), *settings, (times * height, times * width))
+        fine = ops.reshape(
+            ops.cast(fine, "float32"), (-1, height, times, width, times, images.shape[-1])
         )
+        return like(ops.mean(fine, axis=(2, 4)), images)
 
     def on_masks(self, masks):
         if self.only_flips and self.size is None:
@@ -78,7 +90,7 @@ class Affine(Stage):
     def on_image(self, image, i):
         import cv2
 
-        matrix = self.matrices[i]
+        matrix = self._fine_matrices()[i]
         height, width = image.shape[:2]
         flipped = None if self.size else _as_flip(matrix, height, width)
         if flipped is not None:
@@ -87,29 +99,52 @@ class Affine(Stage):
         result = cv2.warpAffine(
             image,
             matrix,
-            (width, height) if self.size is None else self.size[::-1],
+            tuple(int(self.oversampling) * n for n in (self.size or (height, width))[::-1]),
             flags=flags | cv2.WARP_INVERSE_MAP,
             borderMode=getattr(cv2, _BORDERS[self.fill_mode]),
             borderValue=(self.fill_value,) * 4,
         )
+        if self._is_oversampled:
+            size = (self.size or (height, width))[::-1]
+            result = cv2.resize(result, size, interpolation=cv2.INTER_AREA)
         return with_channels(result, image)
 
     def fused(self, following):
         if not isinstance(following, Affine):
             return None
-        flips = self.only_flips, following.only_flips
         settings = [
             (stage.interpolation, stage.fill_mode, stage.fill_value) for stage in (self, following)
         ]
-        # What only flips reads nothing from beyond the edge and mixes no pixels.
-        if settings[0] != settings[1] and not any(flips):
-            return None
+        # What only flips mixes no pixels, and what only crops reads nothing from beyond the edge,
+        # so the settings of the other one hold.
+        stages = [self, following]
+        stages.sort(key=lambda stage: stage.only_flips or stage.only_crops)
+        if settings[0] != settings[1] and not stages[1].only_flips:
+            if self.interpolation != following.interpolation or not stages[1].only_crops:
+                return None
+        both = (self, following)
         return dataclasses.replace(
-            self if flips[1] else following,
+            stages[0],
             matrices=composed(self.matrices, following.matrices),
             size=following.size or self.size,
-            only_flips=all(flips),
+            only_flips=all(stage.only_flips for stage in both),
+            only_crops=all(stage.only_flips or stage.only_crops for stage in both),
+            oversampling=self.oversampling * following.oversampling,
         )
+
+    @property
+    def _is_oversampled(self):
+        return not isinstance(self.oversampling, int) or self.oversampling > 1
+
+    def _fine_matrices(self):
+        """Returns the matrices for an output with `oversampling` times as many pixels a side."""
+        if not self._is_oversampled:
+            return self.matrices
+        ops = ops_for(self.matrices)
+        share = 1 / ops.cast(self.oversampling, "float32")
+        linear = self.matrices[:, :, :2]
+        first = self.matrices[:, :, 2:] + ops.sum(linear, axis=2, keepdims=True) * (share - 1) / 2
+        return ops.concatenate([linear * share, first], axis=2)
 
 
 def with_channels(result: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -114,6 +114,11 @@ class AugmentationLayer(keras.layers.Layer):
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether images come out on another scale of values, in inference too."""
+        return False
+
     def sample(self, draw, height, width) -> dict[str, Any]:
         """Draws the parameters of a batch.
 
@@ -126,6 +131,20 @@ class AugmentationLayer(keras.layers.Layer):
             A dictionary of tensors that have the batch as their first axis.
         """
         raise NotImplementedError
+
+    def sample_inference(self, ones, height, width) -> dict[str, Any] | None:
+        """Returns the table for inference, or `None` where images stay as they are.
+
+        Args:
+            ones: Float32 tensor of shape (batch,), of ones.
+            height: Integer or scalar tensor, the height of the images in pixels.
+            width: Integer or scalar tensor, the width of the images in pixels.
+        """
+        return None
+
+    def output_size(self, height, width) -> tuple:
+        """Returns the height and width of what comes out for images of a height and width."""
+        return height, width
 
     def stages(self, table: dict[str, Any], height, width) -> list[Stage]:
         """Turns a table into the stages that are applied to images of a height and a width."""
@@ -169,7 +188,7 @@ class AugmentationLayer(keras.layers.Layer):
     def call(self, inputs, training=None):
         augment = is_outermost(self) if training is None else training
         data = self._to_tensors(inputs)
-        table = self._sample(data) if augment else self._table_in_inference(data)
+        table = self._sample(data) if augment else self._still(data)
         if augment:
             data = self._poisoned(data)
         if self._changes_labels:
@@ -215,7 +234,9 @@ class AugmentationLayer(keras.layers.Layer):
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def compute_output_shape(self, input_shape):
-        return input_shape
+        shape, axis = list(input_shape), -2 if self._channels_first else -3
+        shape[axis : axis + 2 or None] = self.output_size(*shape[axis : axis + 2 or None])
+        return tuple(shape)
 
     def compute_output_spec(self, inputs, training=None):
         data = inputs if isinstance(inputs, dict) else {"images": inputs}
@@ -294,9 +315,12 @@ class AugmentationLayer(keras.layers.Layer):
                 f"dataset first. Received: one image of shape {_shape(data['images'])}"
             )
 
-    def _table_in_inference(self, data):
-        """Returns the table for inference, or `None` if images stay as they are."""
-        return None
+    def _still(self, data):
+        """Returns the table for inference, or `None`."""
+        images = data["images"]
+        batch, height, width = self._sizes(images)
+        ones = ops_for(images).ones((batch,), dtype="float32")
+        return self.sample_inference(ones, height, width)
 
     def _check_values(self, images):
         """Checks the values of images once, where something can be raised."""
@@ -468,6 +492,10 @@ class AugmentationLayer(keras.layers.Layer):
             self._check_masks(shape, _shape(data["segmentation_masks"]))
         if "bounding_boxes" in data:
             check_boxes(data["bounding_boxes"], self.bounding_box_format, len(shape) == 4)
+        self._check_own(data)
+
+    def _check_own(self, data):
+        """Checks what only this kind of layer asks of its inputs."""
 
     def _check_masks(self, shape, masks_shape):
         expected = shape[:-3] + (shape[-2:] if self._channels_first else shape[-3:-1])

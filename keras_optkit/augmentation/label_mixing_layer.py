@@ -88,8 +88,7 @@ class LabelMixingLayer(AugmentationLayer):
     def _with_patches(self, table, draws, height, width):
         return table
 
-    def _check(self, data):
-        super()._check(data)
+    def _check_own(self, data):
         if "bounding_boxes" in data:
             raise ValueError(
                 f"{type(self).__name__} can't mix boxes: a loss knows no share of a box. Leave "

@@ -56,8 +56,8 @@ class MixUp(LabelMixingLayer):
     ):
         super().__init__(alpha, num_classes, per, seed, data_format, **kwargs)
 
-    def _check(self, data):
-        super()._check(data)
+    def _check_own(self, data):
+        super()._check_own(data)
         masks = data.get("segmentation_masks")
         if masks is not None and "float" not in str(masks.dtype):
             raise ValueError(

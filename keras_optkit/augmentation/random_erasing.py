@@ -105,8 +105,7 @@ class RandomErasing(AugmentationLayer):
     def _values(self):
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
-    def _check(self, data):
-        super()._check(data)
+    def _check_own(self, data):
         channels = data["images"].shape[-3 if self._channels_first else -1]
         if len(self._values()) not in (1, channels) and channels is not None:
             raise ValueError(
