@@ -16,7 +16,7 @@ from keras_optkit.augmentation.backend import ops_for
 Range = tuple[float, float]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """The base of all stages.
 

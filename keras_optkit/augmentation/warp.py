@@ -42,8 +42,8 @@ def warp(
         size: A pair (height, width) of the output. Defaults to that of the images.
 
     Returns:
-        A tensor of the shape, but for `size`, and data type of `images`. It is computed in float32; integers are
-        rounded to the nearest.
+        A tensor of the shape, but for `size`, and data type of `images`. It is computed in float32;
+        integers are rounded to the nearest.
 
     Example:
 
