@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_optkit.augmentation.affine import composed
 from keras_optkit.augmentation.backend import ops_for
+from keras_optkit.augmentation.bounding_boxes import move_corners
 from keras_optkit.augmentation.stages import Stage
 from keras_optkit.augmentation.warp import flip, warp
 
@@ -65,6 +66,9 @@ class Affine(Stage):
         if self.only_flips and self.size is None:
             return flip(masks, self.matrices)
         return warp(masks, self.matrices, "nearest", self.fill_mode, size=self.size)
+
+    def on_boxes(self, corners):
+        return move_corners(corners, self.matrices)
 
     def does_nothing(self):
         if self.size is not None:

@@ -7,6 +7,7 @@ import importlib
 import sys
 import types
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ _TWINS: "weakref.WeakKeyDictionary[keras.random.SeedGenerator, keras.random.Seed
     weakref.WeakKeyDictionary()
 )
 _ON_THE_HOST = contextvars.ContextVar("on_the_host", default=False)
+_DONE: "weakref.WeakKeyDictionary[keras.layers.Layer, Any]" = weakref.WeakKeyDictionary()
 
 
 def is_tensorflow(tensor: Any) -> bool:
@@ -71,7 +73,9 @@ def uniform(shape: tuple, seed_generator: keras.random.SeedGenerator, like: Any)
         A float32 tensor.
     """
     if not _is_foreign(like):
-        return keras.random.uniform(shape, dtype="float32", seed=seed_generator)
+        draws = keras.random.uniform(shape, dtype="float32", seed=seed_generator)
+        host = _ON_THE_HOST.get() and isinstance(like, np.ndarray)
+        return keras.ops.convert_to_numpy(draws) if host else draws
     if seed_generator not in _TWINS:
         tf = sys.modules["tensorflow"]
         seed = int(keras.ops.convert_to_numpy(seed_generator.state)[0])
@@ -79,6 +83,36 @@ def uniform(shape: tuple, seed_generator: keras.random.SeedGenerator, like: Any)
             twin = keras.random.SeedGenerator(seed, backend=_tensorflow_backend())
         _TWINS[seed_generator] = twin
     return _tensorflow_backend().random.uniform(shape, dtype="float32", seed=_TWINS[seed_generator])
+
+
+def is_concrete(tensor: Any) -> bool:
+    """Whether a tensor has values now, and is no placeholder in a graph or a compiled step."""
+    if is_tensorflow(tensor):
+        return not sys.modules["tensorflow"].is_symbolic_tensor(tensor)
+    if keras.backend.backend() == "jax":
+        return not isinstance(tensor, sys.modules["jax"].core.Tracer)
+    return getattr(getattr(tensor, "device", None), "type", None) != "meta"
+
+
+def first_time(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
+    """Puts an action into a graph of TensorFlow, where it happens the first time it is run.
+
+    Args:
+        layer: The layer whose action this is. It has one.
+        action: Function without arguments or result.
+    """
+    tf = sys.modules["tensorflow"]
+    if layer not in _DONE:
+        with tf.init_scope():
+            _DONE[layer] = tf.Variable(False, trainable=False)
+    done = _DONE[layer]
+
+    def act():
+        action()
+        done.assign(True)
+        return tf.constant(True)
+
+    tf.cond(done, lambda: tf.constant(True), act)
 
 
 def is_outermost(layer: keras.layers.Layer) -> bool:

@@ -54,6 +54,14 @@ class Stage:
         """Applies the stage, if it is geometric, to masks of shape (batch, height, width, n)."""
         return masks
 
+    def on_boxes(self, corners: Any) -> Any:
+        """Applies the stage, if it is geometric, to boxes of shape (batch, boxes, 4).
+
+        Args:
+            corners: Float32 tensor, see `to_corners`.
+        """
+        return corners
+
     def on_image(self, image: Any, i: int) -> Any:
         """Applies the stage, of which the tensors are NumPy arrays, to one image.
 
@@ -124,6 +132,14 @@ def apply(images: Any, stages: Sequence[Stage], value_range: Range | None = None
     return images * scale + low
 
 
+def output_shape(shape: Any, stages: Sequence[Stage]) -> list:
+    """Returns the shape of a batch, with `None` for what is not known, behind the stages."""
+    batch, height, width, channels = shape
+    for stage in stages:
+        height, width = getattr(stage, "size", None) or (height, width)
+    return [batch, height, width, channels]
+
+
 def run(images: Any, stages: Sequence[Stage]) -> Any:
     """Applies stages to a batch of tensors on the scale that the stages know."""
     for stage in stages:
@@ -139,9 +155,14 @@ def needs_scale(stages: Sequence[Stage], value_range: Range | None) -> bool:
 def rescaled(stage: Stage, value_range: Range) -> Stage:
     """Returns the stage for images that were brought from a range to [0, 255]."""
     low, high = value_range
+
+    def brought(value):
+        return (value - low) * 255 / (high - low)
+
     if hasattr(stage, "fill_value"):
-        fill_value = (stage.fill_value - low) * 255 / (high - low)
-        return dataclasses.replace(stage, fill_value=fill_value)
+        value = stage.fill_value
+        value = tuple(map(brought, value)) if isinstance(value, tuple) else brought(value)
+        return dataclasses.replace(stage, fill_value=value)
     return stage
 
 
