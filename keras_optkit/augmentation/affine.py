@@ -5,6 +5,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from keras_optkit.augmentation.backend import ops_for
 
 Range = tuple[float, float]
@@ -135,12 +137,8 @@ def composed(first: Any, second: Any) -> Any:
         second: The same for what is applied to the result.
     """
     ops = ops_for(first)
-    rows = []
-    for i in (0, 1):
-        a, b, offset = (first[:, i, j, None] for j in (0, 1, 2))
-        own = ops.stack([ops.zeros_like(a), ops.zeros_like(a), offset], axis=-1)
-        rows.append(a * second[:, 0] + b * second[:, 1] + own[:, 0])
-    return ops.stack(rows, axis=1)
+    linear = ops.sum(first[:, :, :2, None] * second[:, None], axis=2)
+    return linear + first[:, :, 2:] * np.array([0, 0, 1], "float32")
 
 
 def flip_signs(enabled: bool, draws: Any) -> Any:

@@ -20,7 +20,7 @@ _BORDERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Affine(Stage):
     """One resampling, see `warp` for the meaning of the fields.
 

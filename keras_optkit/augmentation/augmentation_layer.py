@@ -1,15 +1,18 @@
 """The base of every augmentation layer: what goes in, what comes out, and where it may run."""
 
 import sys
+import threading
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_optkit.augmentation.backend import (
     first_time,
     is_concrete,
     is_outermost,
     is_tensorflow,
+    on_the_host,
     ops_for,
     uniform,
     xla_pays,
@@ -22,11 +25,14 @@ from keras_optkit.augmentation.bounding_boxes import (
     is_padding,
     to_corners,
 )
-from keras_optkit.augmentation.stages import Stage, apply, fuse
+from keras_optkit.augmentation.host import apply_on_host
+from keras_optkit.augmentation.stages import Stage, apply, flatten, fuse, output_shape, unflatten
 from keras_optkit.augmentation.value_range import check_value_range, describe, in_range
 from keras_optkit.core.messages import did_you_mean
 
 _KEYS = ("images", "labels", "segmentation_masks", "bounding_boxes")
+# A layer can't have a lock of its own and be copied.
+_SAMPLING = threading.Lock()
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -226,12 +232,55 @@ class AugmentationLayer(keras.layers.Layer):
         @tf.autograph.experimental.do_not_convert
         def augment(element, table):
             inputs, *rest = element
-            outputs = self._like(inputs, self._apply(self._to_tensors(inputs), table))
+            data = self._to_tensors(inputs)
+            if self._host_pays(data):
+                outputs = self._augment(data, table, self._augment_on_host_from_graph)
+            else:
+                outputs = self._apply(data, table)
+            outputs = self._like(inputs, outputs)
             return (outputs, *rest) if rest else outputs
 
         parallel = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
         dataset = dataset.map(sample).map(augment, num_parallel_calls=parallel, deterministic=True)
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def host(self, images, labels=None, training: bool = True):
+        """Augments NumPy arrays on the CPU, for a `keras.utils.PyDataset` or any other loop.
+
+        Several threads may call it at the same time. Each call takes the next draws from the
+        stream of the layer, so only calls from one thread give the same images in each run.
+
+        Args:
+            images: Array of shape (batch, height, width, channels) or (height, width, channels),
+                with the channels first if the layer has them so, or a dictionary of arrays.
+            labels: Array, the labels of the images, which the layer may change. Optional.
+            training: Boolean, whether to augment.
+
+        Returns:
+            What came in, augmented, as NumPy arrays: the images, or a tuple (images, labels) if
+            labels were given. The arrays that came in stay as they are.
+
+        Example:
+
+        ```python
+        class Batches(keras.utils.PyDataset):
+            def __getitem__(self, i):
+                part = slice(32 * i, 32 * (i + 1))
+                return layer.host(x_train[part], y_train[part])
+        ```
+        """
+        rest = () if labels is None else (np.asarray(labels),)
+        inputs = images if isinstance(images, dict) else np.asarray(images)
+        with on_the_host():
+            packed, others = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
+            with _SAMPLING:
+                table = self._sample(data) if training else self._table_in_inference(data)
+            if self._changes_labels:
+                self._check_given_labels(data, training)
+            augment = self._augment_on_host if self._has_stages else None
+            outputs = self._like(packed, self._augment(data, table, augment))
+            return self._unpacked(outputs, inputs, others)
 
     def compute_output_shape(self, input_shape):
         shape, axis = list(input_shape), -2 if self._channels_first else -3
@@ -383,11 +432,36 @@ class AugmentationLayer(keras.layers.Layer):
 
         return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
 
-    def _augment(self, data, table):
+    @property
+    def _has_stages(self) -> bool:
+        """Whether stages are all that a table does to images, so that the host engine can too."""
+        return type(self).augment_images is AugmentationLayer.augment_images
+
+    def _host_pays(self, data) -> bool:
+        """Whether the host engine is the faster one for images in `tf.data`."""
+        return self._has_stages and _is_uint8(data["images"])
+
+    def _augment_on_host(self, images, table):
+        return apply_on_host(images, self._stages_for(images, table), self.value_range)
+
+    def _augment_on_host_from_graph(self, images, table):
+        import tensorflow as tf
+
+        stages = self._stages_for(images, table)
+
+        def augment(images, *tensors):
+            return apply_on_host(images, unflatten(stages, tensors), self.value_range)
+
+        dtype = images.dtype if _is_uint8(images) else tf.float32
+        outputs = tf.numpy_function(augment, [images, *flatten(stages)], dtype, stateful=False)
+        outputs.set_shape(output_shape(images.shape, stages))
+        return outputs
+
+    def _augment(self, data, table, augment_images=None):
         """Applies a table, or none in inference, to tensors as they came in."""
         images, undo = self._as_batch(data["images"])
         if table is not None:
-            images = self.augment_images(images, table)
+            images = (augment_images or self.augment_images)(images, table)
         outputs = {"images": undo(self.finish_images(images))}
         if "segmentation_masks" in data:
             masks, undo = self._as_batch(data["segmentation_masks"], len(data["images"].shape))

@@ -1,5 +1,7 @@
 """Where this room leans on the inside of Keras: `tf.data` under another backend, nested calls."""
 
+import contextlib
+import contextvars
 import functools
 import importlib
 import sys
@@ -9,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.backend.common import global_state
 
 _TWINS: "weakref.WeakKeyDictionary[keras.random.SeedGenerator, keras.random.SeedGenerator]" = (
     weakref.WeakKeyDictionary()
 )
+_ON_THE_HOST = contextvars.ContextVar("on_the_host", default=False)
 _DONE: "weakref.WeakKeyDictionary[keras.layers.Layer, Any]" = weakref.WeakKeyDictionary()
 
 
@@ -35,7 +39,25 @@ def ops_for(tensor: Any) -> Any:
     Returns:
         `keras.ops`, or a namespace with the same functions on TensorFlow.
     """
+    if _ON_THE_HOST.get() and isinstance(tensor, (np.ndarray, np.generic)):
+        return _NUMPY_OPS
     return _tensorflow_ops() if _is_foreign(tensor) else keras.ops
+
+
+@contextlib.contextmanager
+def on_the_host():
+    """Lets `ops_for` return functions on NumPy arrays for NumPy arrays, in this thread."""
+    token = _ON_THE_HOST.set(True)
+    try:
+        yield
+    finally:
+        _ON_THE_HOST.reset(token)
+
+
+# NumPy under the names of `keras.ops`. It has the others under the same names.
+_NUMPY_OPS = types.SimpleNamespace(
+    **{**vars(np), "cast": np.asarray, "convert_to_tensor": np.asarray}
+)
 
 
 def uniform(shape: tuple, seed_generator: keras.random.SeedGenerator, like: Any) -> Any:
@@ -51,7 +73,9 @@ def uniform(shape: tuple, seed_generator: keras.random.SeedGenerator, like: Any)
         A float32 tensor.
     """
     if not _is_foreign(like):
-        return keras.random.uniform(shape, dtype="float32", seed=seed_generator)
+        draws = keras.random.uniform(shape, dtype="float32", seed=seed_generator)
+        host = _ON_THE_HOST.get() and isinstance(like, np.ndarray)
+        return keras.ops.convert_to_numpy(draws) if host else draws
     if seed_generator not in _TWINS:
         tf = sys.modules["tensorflow"]
         seed = int(keras.ops.convert_to_numpy(seed_generator.state)[0])
@@ -124,4 +148,6 @@ def _tensorflow_backend() -> types.ModuleType:
 @functools.cache
 def _tensorflow_ops() -> types.SimpleNamespace:
     backend = _tensorflow_backend()
-    return types.SimpleNamespace(**{**vars(backend.numpy), **vars(backend.core)})
+    return types.SimpleNamespace(
+        **{**vars(backend.numpy), **vars(backend.core), **vars(backend.math)}
+    )

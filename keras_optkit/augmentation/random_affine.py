@@ -106,11 +106,6 @@ class RandomAffine(AugmentationLayer):
             )
         ]
 
-    def augment_images(self, images, table):
-        if keras.backend.standardize_dtype(images.dtype) == "uint8":
-            self._check_fill_value()
-        return super().augment_images(images, table)
-
     def get_config(self):
         return {
             **super().get_config(),
@@ -125,8 +120,10 @@ class RandomAffine(AugmentationLayer):
             "fill_value": self.fill_value,
         }
 
-    def _check_fill_value(self):
-        if not 0 <= self.fill_value <= 255:
+    def _check(self, data):
+        super()._check(data)
+        dtype = keras.backend.standardize_dtype(data["images"].dtype)
+        if dtype == "uint8" and not 0 <= self.fill_value <= 255:
             raise ValueError(
                 "`fill_value` must be in [0, 255] for images of type uint8. "
                 f"Received: fill_value={self.fill_value!r}"

@@ -16,7 +16,7 @@ from keras_optkit.augmentation.backend import ops_for
 Range = tuple[float, float]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """The base of all stages.
 
@@ -130,6 +130,14 @@ def apply(images: Any, stages: Sequence[Stage], value_range: Range | None = None
     scale = (high - low) / 255
     images = run((images - low) / scale, [rescaled(stage, value_range) for stage in stages])
     return images * scale + low
+
+
+def output_shape(shape: Any, stages: Sequence[Stage]) -> list:
+    """Returns the shape of a batch, with `None` for what is not known, behind the stages."""
+    batch, height, width, channels = shape
+    for stage in stages:
+        height, width = getattr(stage, "size", None) or (height, width)
+    return [batch, height, width, channels]
 
 
 def run(images: Any, stages: Sequence[Stage]) -> Any:
