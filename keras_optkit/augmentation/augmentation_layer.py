@@ -227,18 +227,23 @@ class AugmentationLayer(keras.layers.Layer):
 
         @tf.autograph.experimental.do_not_convert
         def sample(*element):
-            return element, self._sample(self._to_tensors(element[0]))
+            inputs, *rest = element
+            packed, _ = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
+            if self._changes_labels:
+                self._check_given_labels(data, True)
+            return element, self._sample(data)
 
         @tf.autograph.experimental.do_not_convert
         def augment(element, table):
             inputs, *rest = element
-            data = self._to_tensors(inputs)
+            packed, others = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
             if self._host_pays(data):
                 outputs = self._augment(data, table, self._augment_on_host_from_graph)
             else:
                 outputs = self._apply(data, table)
-            outputs = self._like(inputs, outputs)
-            return (outputs, *rest) if rest else outputs
+            return self._unpacked(self._like(packed, outputs), inputs, others)
 
         parallel = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
         dataset = dataset.map(sample).map(augment, num_parallel_calls=parallel, deterministic=True)
@@ -275,7 +280,7 @@ class AugmentationLayer(keras.layers.Layer):
             packed, others = self._packed(inputs, rest)
             data = self._to_tensors(packed)
             with _SAMPLING:
-                table = self._sample(data) if training else self._table_in_inference(data)
+                table = self._sample(data) if training else self._still(data)
             if self._changes_labels:
                 self._check_given_labels(data, training)
             augment = self._augment_on_host if self._has_stages else None

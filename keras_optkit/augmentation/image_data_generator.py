@@ -240,6 +240,10 @@ class ImageDataGeneratorLayer(AugmentationLayer):
         self.rescale = None if rescale is None else _number("rescale", rescale)
         self.interpolation_order = interpolation_order
 
+    @property
+    def normalizes(self):
+        return True
+
     def sample(self, draw, height, width):
         draws = draw(self._DRAWS)
         ops = ops_for(draws)
