@@ -274,18 +274,7 @@ class AugmentationLayer(keras.layers.Layer):
                 return layer.host(x_train[part], y_train[part])
         ```
         """
-        rest = () if labels is None else (np.asarray(labels),)
-        inputs = images if isinstance(images, dict) else np.asarray(images)
-        with on_the_host():
-            packed, others = self._packed(inputs, rest)
-            data = self._to_tensors(packed)
-            with _SAMPLING:
-                table = self._sample(data) if training else self._still(data)
-            if self._changes_labels:
-                self._check_given_labels(data, training)
-            augment = self._augment_on_host if self._has_stages else None
-            outputs = self._like(packed, self._augment(data, table, augment))
-            return self._unpacked(outputs, inputs, others)
+        return self._on_host(images, labels, training)[0]
 
     def compute_output_shape(self, input_shape):
         shape, axis = list(input_shape), -2 if self._channels_first else -3
@@ -445,6 +434,21 @@ class AugmentationLayer(keras.layers.Layer):
     def _host_pays(self, data) -> bool:
         """Whether the host engine is the faster one for images in `tf.data`."""
         return self._has_stages and _is_uint8(data["images"])
+
+    def _on_host(self, images, labels, training):
+        """Returns what `host` does, and the table that was drawn."""
+        rest = () if labels is None else (np.asarray(labels),)
+        inputs = images if isinstance(images, dict) else np.asarray(images)
+        with on_the_host():
+            packed, others = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
+            with _SAMPLING:
+                table = self._sample(data) if training else self._still(data)
+            if self._changes_labels:
+                self._check_given_labels(data, training)
+            augment = self._augment_on_host if self._has_stages else None
+            outputs = self._like(packed, self._augment(data, table, augment))
+            return self._unpacked(outputs, inputs, others), table
 
     def _augment_on_host(self, images, table):
         return apply_on_host(images, self._stages_for(images, table), self.value_range)

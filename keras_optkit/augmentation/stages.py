@@ -78,6 +78,15 @@ class Stage:
         """Returns a NumPy array of shape (batch,): the images that the stage leaves as they are."""
         raise NotImplementedError
 
+    def describe(self, i: int, size: tuple[int, int]) -> str:
+        """Returns in a few words what the stage, with NumPy arrays for tensors, does to one image.
+
+        Args:
+            i: Integer, the row of the image in the batch.
+            size: The height and width of the image.
+        """
+        return type(self).__name__.lower()
+
     def fused(self, following: "Stage") -> "Stage | None":
         """Returns one stage for this one and the one behind it, or `None` where it takes two."""
         return None
