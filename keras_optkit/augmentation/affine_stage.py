@@ -127,9 +127,9 @@ class Affine(Stage):
         turn, zoom = -math.degrees(math.atan2(x[1], x[0])), abs(np.linalg.det(forward)) ** 0.5
         words = {
             "flip": mirrored,
-            f"turn {turn:+.0f}\N{DEGREE SIGN}": abs(turn) >= 0.5,
+            f"turn {round(turn):+d}\N{DEGREE SIGN}": abs(turn) >= 0.5,
             f"zoom {zoom:.2f}": abs(zoom - 1) >= 0.005,
-            f"shift {right:+.0f}, {down:+.0f} px": max(abs(right), abs(down)) >= 0.5,
+            f"shift {round(right):+d}, {round(down):+d} px": max(abs(right), abs(down)) >= 0.5,
         }
         words = [word for word, is_seen in words.items() if is_seen]
         return " ".join(words) or "moved a little"
