@@ -30,7 +30,8 @@ class Affine(Stage):
             input.
         interpolation: `"bilinear"` or `"nearest"`. Masks are always `"nearest"`.
         fill_mode: `"constant"`, `"nearest"`, `"reflect"` or `"wrap"`.
-        fill_value: Number that `"constant"` fills images with. Masks are filled with 0.
+        fill_value: Number that `"constant"` fills images with, or `None` for 128 on the scale of
+            [0, 255]. Masks are filled with 0.
         size: A pair (height, width) of the output. Defaults to that of the input.
         only_flips: Boolean, whether all matrices are flips or the identity.
         only_crops: Boolean, whether nothing is read from beyond the edge of the input.
@@ -41,14 +42,19 @@ class Affine(Stage):
     matrices: Any
     interpolation: str = "bilinear"
     fill_mode: str = "reflect"
-    fill_value: float = 0.0
+    fill_value: float | None = 0.0
     size: tuple[int, int] | None = None
     only_flips: bool = False
     only_crops: bool = False
     oversampling: Any = 1
 
     geometric: ClassVar[bool] = True
-    scaled: ClassVar[bool] = False
+    # OpenCV resamples as fast as XLA does, so what brings images there costs more than it saves.
+    cheaper_on_host: ClassVar[bool] = False
+
+    @property
+    def scaled(self):
+        return self.fill_value is None
 
     def gated(self, on):
         if self.size is not None:
@@ -64,7 +70,7 @@ class Affine(Stage):
     def on_batch(self, images):
         if self.only_flips and self.size is None:
             return flip(images, self.matrices)
-        settings = (self.interpolation, self.fill_mode, self.fill_value)
+        settings = (self.interpolation, self.fill_mode, self._fill)
         if not self._is_oversampled:
             return warp(images, self.matrices, *settings, self.size)
         ops, times = ops_for(images), self.oversampling
@@ -74,6 +80,10 @@ class Affine(Stage):
             ops.cast(fine, "float32"), (-1, height, times, width, times, images.shape[-1])
         )
         return like(ops.mean(fine, axis=(2, 4)), images)
+
+    @property
+    def _fill(self):
+        return 128.0 if self.fill_value is None else self.fill_value
 
     def on_masks(self, masks):
         if self.only_flips and self.size is None:
@@ -103,7 +113,7 @@ class Affine(Stage):
             tuple(int(self.oversampling) * n for n in (self.size or (height, width))[::-1]),
             flags=flags | cv2.WARP_INVERSE_MAP,
             borderMode=getattr(cv2, _BORDERS[self.fill_mode]),
-            borderValue=(self.fill_value,) * 4,
+            borderValue=(self._fill,) * 4,
         )
         if self._is_oversampled:
             size = (self.size or (height, width))[::-1]

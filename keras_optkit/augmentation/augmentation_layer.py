@@ -239,7 +239,7 @@ class AugmentationLayer(keras.layers.Layer):
             inputs, *rest = element
             packed, others = self._packed(inputs, rest)
             data = self._to_tensors(packed)
-            if self._host_pays(data):
+            if self._host_pays(data, table):
                 outputs = self._augment(data, table, self._augment_on_host_from_graph)
             else:
                 outputs = self._apply(data, table)
@@ -431,9 +431,12 @@ class AugmentationLayer(keras.layers.Layer):
         """Whether stages are all that a table does to images, so that the host engine can too."""
         return type(self).augment_images is AugmentationLayer.augment_images
 
-    def _host_pays(self, data) -> bool:
+    def _host_pays(self, data, table) -> bool:
         """Whether the host engine is the faster one for images in `tf.data`."""
-        return self._has_stages and _is_uint8(data["images"])
+        if table is None or not self._has_stages or not _is_uint8(data["images"]):
+            return False
+        _, height, width = self._sizes(data["images"])
+        return any(stage.cheaper_on_host for stage in self.stages(table, height, width))
 
     def _on_host(self, images, labels, training):
         """Returns what `host` does, and the table that was drawn."""

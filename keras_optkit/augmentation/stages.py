@@ -30,6 +30,8 @@ class Stage:
     whole_batch: ClassVar[bool] = False
     # Whether it knows values by a scale of [0, 255], to which images of other ranges are brought.
     scaled: ClassVar[bool] = True
+    # Whether the host engine is worth the way to it for this stage.
+    cheaper_on_host: ClassVar[bool] = True
 
     def gated(self, on: Any) -> "Stage":
         """Returns the same stage, doing nothing to the images where `on` is `False`.
@@ -166,7 +168,7 @@ def rescaled(stage: Stage, value_range: Range) -> Stage:
     low, high = value_range
 
     def brought(value):
-        return (value - low) * 255 / (high - low)
+        return None if value is None else (value - low) * 255 / (high - low)
 
     if hasattr(stage, "fill_value"):
         value = stage.fill_value
