@@ -74,11 +74,11 @@ class Affine(Stage):
         if not self._is_oversampled:
             return warp(images, self.matrices, *settings, self.size)
         ops, times = ops_for(images), self.oversampling
-        height, width = self.size or ops.shape(images)[1:3]
+        batch, height, width, channels = ops.shape(images)
+        height, width = self.size or (height, width)
         fine = warp(images, self._fine_matrices(), *settings, (times * height, times * width))
-        fine = ops.reshape(
-            ops.cast(fine, "float32"), (-1, height, times, width, times, images.shape[-1])
-        )
+        fine = ops.cast(fine, "float32")
+        fine = ops.reshape(fine, (batch, height, times, width, times, channels))
         return like(ops.mean(fine, axis=(2, 4)), images)
 
     @property

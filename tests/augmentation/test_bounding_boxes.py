@@ -212,7 +212,9 @@ def test_bad_boxes_say_what_is_allowed(name, boxes, message):
 
 
 def test_an_unknown_format():
-    with pytest.raises(ValueError, match="Did you mean.* 'xyxy'.*Received: bounding_box_format='xyx"):
+    with pytest.raises(
+        ValueError, match="Did you mean.* 'xyxy'.*Received: bounding_box_format='xyx"
+    ):
         RandomAffine(bounding_box_format="xyx")
 
 
