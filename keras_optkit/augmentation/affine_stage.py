@@ -1,6 +1,7 @@
 """The stage that resamples images along an affine matrix each."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,9 +94,10 @@ class Affine(Stage):
         return move_corners(corners, self.matrices)
 
     def does_nothing(self):
+        ops = ops_for(self.matrices)
         if self.size is not None:
-            return np.zeros(len(self.matrices), bool)
-        return np.all(self.matrices == np.eye(2, 3, dtype="float32"), axis=(1, 2))
+            return ops.zeros_like(self.matrices[:, 0, 0], dtype="bool")
+        return ops.all(self.matrices == np.eye(2, 3, dtype="float32"), axis=(1, 2))
 
     def on_image(self, image, i):
         import cv2
@@ -118,6 +120,30 @@ class Affine(Stage):
             size = (self.size or (height, width))[::-1]
             result = cv2.resize(result, size, interpolation=cv2.INTER_AREA)
         return with_channels(result, image)
+
+    def describe(self, i, size):
+        matrix = self.matrices[i].astype("float64")
+        # What moves a point of the input to where it is seen in the output.
+        forward = np.linalg.inv(matrix[:, :2])
+        height, width = self.size or size
+        centre = matrix[:, :2] @ ((width - 1) / 2, (height - 1) / 2) + matrix[:, 2]
+        if self.size is not None:
+            factor = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+            words = [f"{factor * width:.0f} x {factor * height:.0f} px around"]
+            words.append(f"({centre[0]:.0f}, {centre[1]:.0f})")
+            return " ".join(words)
+        right, down = -forward @ (centre - ((width - 1) / 2, (height - 1) / 2))
+        mirrored = np.linalg.det(forward) < 0
+        x = forward[:, 0] * (-1 if mirrored else 1)
+        turn, zoom = -math.degrees(math.atan2(x[1], x[0])), abs(np.linalg.det(forward)) ** 0.5
+        words = {
+            "flip": mirrored,
+            f"turn {turn:+.0f}\N{DEGREE SIGN}": abs(turn) >= 0.5,
+            f"zoom {zoom:.2f}": abs(zoom - 1) >= 0.005,
+            f"shift {right:+.0f}, {down:+.0f} px": max(abs(right), abs(down)) >= 0.5,
+        }
+        words = [word for word, is_seen in words.items() if is_seen]
+        return " ".join(words) or "moved a little"
 
     def fused(self, following):
         if not isinstance(following, Affine):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_optkit.augmentation.backend import (
+    compiled_for_cpu,
     first_time,
     is_concrete,
     is_outermost,
@@ -274,18 +275,7 @@ class AugmentationLayer(keras.layers.Layer):
                 return layer.host(x_train[part], y_train[part])
         ```
         """
-        rest = () if labels is None else (np.asarray(labels),)
-        inputs = images if isinstance(images, dict) else np.asarray(images)
-        with on_the_host():
-            packed, others = self._packed(inputs, rest)
-            data = self._to_tensors(packed)
-            with _SAMPLING:
-                table = self._sample(data) if training else self._still(data)
-            if self._changes_labels:
-                self._check_given_labels(data, training)
-            augment = self._augment_on_host if self._has_stages else None
-            outputs = self._like(packed, self._augment(data, table, augment))
-            return self._unpacked(outputs, inputs, others)
+        return self._on_host(images, labels, training)[0]
 
     def compute_output_shape(self, input_shape):
         shape, axis = list(input_shape), -2 if self._channels_first else -3
@@ -435,7 +425,8 @@ class AugmentationLayer(keras.layers.Layer):
             return self._augment(data, table)
         import tensorflow as tf
 
-        return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
+        with compiled_for_cpu():
+            return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
 
     @property
     def _has_stages(self) -> bool:
@@ -448,6 +439,21 @@ class AugmentationLayer(keras.layers.Layer):
             return False
         _, height, width = self._sizes(data["images"])
         return any(stage.cheaper_on_host for stage in self.stages(table, height, width))
+
+    def _on_host(self, images, labels, training):
+        """Returns what `host` does, and the table that was drawn."""
+        rest = () if labels is None else (np.asarray(labels),)
+        inputs = images if isinstance(images, dict) else np.asarray(images)
+        with on_the_host():
+            packed, others = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
+            with _SAMPLING:
+                table = self._sample(data) if training else self._still(data)
+            if self._changes_labels:
+                self._check_given_labels(data, training)
+            augment = self._augment_on_host if self._has_stages else None
+            outputs = self._like(packed, self._augment(data, table, augment))
+            return self._unpacked(outputs, inputs, others), table
 
     def _augment_on_host(self, images, table):
         return apply_on_host(images, self._stages_for(images, table), self.value_range)

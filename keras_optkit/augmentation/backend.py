@@ -17,6 +17,10 @@ from keras.src.backend.common import global_state
 _TWINS: "weakref.WeakKeyDictionary[keras.random.SeedGenerator, keras.random.SeedGenerator]" = (
     weakref.WeakKeyDictionary()
 )
+# An odd number that keeps the seeds of replicas, and of calls, apart: 2**32 over the golden ratio,
+# modulo 2**31.
+_FAR = 0x1E3779B1
+_COMPILED_FOR_CPU = contextvars.ContextVar("compiled_for_cpu", default=False)
 _ON_THE_HOST = contextvars.ContextVar("on_the_host", default=False)
 _DONE: "weakref.WeakKeyDictionary[keras.layers.Layer, Any]" = weakref.WeakKeyDictionary()
 
@@ -72,17 +76,46 @@ def uniform(shape: tuple, seed_generator: keras.random.SeedGenerator, like: Any)
     Returns:
         A float32 tensor.
     """
-    if not _is_foreign(like):
-        draws = keras.random.uniform(shape, dtype="float32", seed=seed_generator)
-        host = _ON_THE_HOST.get() and isinstance(like, np.ndarray)
-        return keras.ops.convert_to_numpy(draws) if host else draws
-    if seed_generator not in _TWINS:
+    if _is_foreign(like):
+        if seed_generator not in _TWINS:
+            tf = sys.modules["tensorflow"]
+            seed = int(keras.ops.convert_to_numpy(seed_generator.state)[0])
+            seed = (seed + _replica() * _FAR) % 2**31
+            with tf.init_scope():
+                twin = keras.random.SeedGenerator(seed, backend=_tensorflow_backend())
+            _TWINS[seed_generator] = twin
+        random = _tensorflow_backend().random
+        return random.uniform(shape, dtype="float32", seed=_TWINS[seed_generator])
+    seed = seed_generator
+    if keras.backend.backend() == "torch":
+        # Keras adds the count of calls to the seed there, so one seed's stream is another one's.
+        first, calls = map(int, keras.ops.convert_to_numpy(seed_generator.next()))
+        seed = ((first + _replica() * _FAR) * _FAR + calls) % 2**31
+    elif keras.backend.backend() == "tensorflow" and _replicas() > 1:
         tf = sys.modules["tensorflow"]
-        seed = int(keras.ops.convert_to_numpy(seed_generator.state)[0])
-        with tf.init_scope():
-            twin = keras.random.SeedGenerator(seed, backend=_tensorflow_backend())
-        _TWINS[seed_generator] = twin
-    return _tensorflow_backend().random.uniform(shape, dtype="float32", seed=_TWINS[seed_generator])
+        state = tf.cast(tf.math.floormod(seed_generator.next(), 2**31 - 1), "int32")
+        place = tf.cast(_replica(), "int32")
+        return tf.random.stateless_uniform(shape, state + tf.stack([place * _FAR, 0]))
+    draws = keras.random.uniform(shape, dtype="float32", seed=seed)
+    host = _ON_THE_HOST.get() and isinstance(like, np.ndarray)
+    return keras.ops.convert_to_numpy(draws) if host else draws
+
+
+def _replicas() -> int:
+    """Returns how many replicas run the same step, 1 outside of any."""
+    context = sys.modules["tensorflow"].distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def _replica() -> Any:
+    """Returns the number of the replica that runs, which each has draws of its own."""
+    if keras.backend.backend() == "tensorflow":
+        return sys.modules["tensorflow"].distribute.get_replica_context().replica_id_in_sync_group
+    if keras.backend.backend() == "torch":
+        distributed = sys.modules["torch"].distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank()
+    return 0
 
 
 def is_concrete(tensor: Any) -> bool:
@@ -119,6 +152,25 @@ def is_outermost(layer: keras.layers.Layer) -> bool:
     """Whether a layer that runs was called by the user, and not by a model or another layer."""
     context = global_state.get_global_attribute("current_call_ctx")
     return context is None or context.entry_layer is layer
+
+
+def is_compiled_for_cpu(tensor: Any) -> bool:
+    """Whether a tensor is in a step that will be compiled, as far as can be told, for a CPU."""
+    if is_tensorflow(tensor):
+        return _COMPILED_FOR_CPU.get()
+    if keras.backend.backend() != "jax" or is_concrete(tensor):
+        return False
+    return sys.modules["jax"].default_backend() == "cpu"
+
+
+@contextlib.contextmanager
+def compiled_for_cpu():
+    """Tells `is_compiled_for_cpu` that what is traced here is, on TensorFlow."""
+    token = _COMPILED_FOR_CPU.set(True)
+    try:
+        yield
+    finally:
+        _COMPILED_FOR_CPU.reset(token)
 
 
 def xla_pays(layer: keras.layers.Layer, tensor: Any) -> bool:

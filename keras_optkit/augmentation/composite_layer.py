@@ -46,6 +46,11 @@ class CompositeLayer(AugmentationLayer):
         self.layers = layers
         self._changes_labels = any(layer._changes_labels for layer in layers)
 
+    def build(self, input_shape):
+        # The members have nothing to build, and are never called.
+        for layer in self.layers:
+            layer.build(input_shape)
+
     def get_config(self):
         return {
             **super().get_config(),

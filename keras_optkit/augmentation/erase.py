@@ -54,6 +54,10 @@ class Erase(Stage):
     def does_nothing(self):
         return (self.boxes[:, 0] >= self.boxes[:, 2]) | (self.boxes[:, 1] >= self.boxes[:, 3])
 
+    def describe(self, i, size):
+        top, left, bottom, right = self.boxes[i].tolist()
+        return f"erase {right - left} x {bottom - top} px"
+
     def _fill(self, height, width, channels, ops, box=None):
         """Returns what to put in place, for whole images or for a box of them."""
         if self.noise is None:

@@ -58,5 +58,9 @@ class Mix(Stage):
                 result[i][patch] = images[partner][patch]
         return result
 
+    def describe(self, i, size):
+        what = "mix with" if self.boxes is None else "patch of"
+        return f"{what} {self.partner[i]}, keep {self.ratio[i]:.2f}"
+
     def does_nothing(self):
         return (self.ratio == 1) | (self.partner == np.arange(len(self.partner)))

@@ -59,7 +59,8 @@ class OneOf(CompositeLayer):
                 f"`weights` must be {len(self.layers)} numbers >= 0, one for each layer, and not "
                 f"all 0. Received: weights={weights!r}"
             )
-        self.weights = None if weights is None else shares
+        # `weights` is a name of Keras' own.
+        self._weights = None if weights is None else shares
         self._limits = np.cumsum(shares)[:-1] / sum(shares)
 
     def sample(self, draw, height, width):
@@ -79,4 +80,4 @@ class OneOf(CompositeLayer):
         ]
 
     def get_config(self):
-        return {**super().get_config(), "weights": self.weights}
+        return {**super().get_config(), "weights": self._weights}

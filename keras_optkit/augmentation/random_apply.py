@@ -1,5 +1,7 @@
 """A layer that augments some of the images only."""
 
+import keras
+
 from keras_optkit.augmentation.augmentation_layer import AugmentationLayer
 from keras_optkit.augmentation.composite_layer import CompositeLayer
 from keras_optkit.augmentation.random_erasing import check_probability
@@ -57,6 +59,5 @@ class RandomApply(CompositeLayer):
 
     @classmethod
     def from_config(cls, config):
-        config = {**config, "layers": [config["layer"]]}
-        del config["layer"]
-        return super().from_config(config)
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**{**config, "layer": layer})
