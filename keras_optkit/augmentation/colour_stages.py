@@ -283,10 +283,8 @@ def _equalizing(counts, ops):
 def _autocontrast(image):
     import cv2
 
-    channels = image.shape[-1]
-    flat = image.reshape(-1, channels)
-    low, high = cv2.reduce(flat, 0, cv2.REDUCE_MIN)[0], cv2.reduce(flat, 0, cv2.REDUCE_MAX)[0]
-    low, high = low.astype("float64"), high.astype("float64")
+    limits = [cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]
+    low, high = np.array(limits).T
     factor = np.where(high > low, 255 / np.maximum(high - low, 1e-30), 1.0)
     low = np.where(high > low, low, 0.0)
     matrix = np.hstack([np.diag(factor), (-low * factor)[:, None]])

@@ -203,7 +203,8 @@ def saturation_matrices(saturations: Any, factors: Any) -> Any:
     identity = ops.convert_to_tensor(np.eye(3, 4, dtype="float32"))
     grey = ops.convert_to_tensor(np.array([[*LUMA, 0]] * 3, "float32"))
     saturations, factors = saturations[:, None, None], factors[:, None, None]
-    return factors * (grey + saturations * (identity - grey))
+    # A saturation of 1 has to be exactly the identity, which costs nothing.
+    return factors * (saturations * identity + (1 - saturations) * grey)
 
 
 def _matrices(operations, values, height, width, names):
