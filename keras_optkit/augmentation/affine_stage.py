@@ -74,11 +74,11 @@ class Affine(Stage):
         if not self._is_oversampled:
             return warp(images, self.matrices, *settings, self.size)
         ops, times = ops_for(images), self.oversampling
-        height, width = self.size or ops.shape(images)[1:3]
+        batch, height, width, channels = ops.shape(images)
+        height, width = self.size or (height, width)
         fine = warp(images, self._fine_matrices(), *settings, (times * height, times * width))
-        fine = ops.reshape(
-            ops.cast(fine, "float32"), (-1, height, times, width, times, images.shape[-1])
-        )
+        fine = ops.cast(fine, "float32")
+        fine = ops.reshape(fine, (batch, height, times, width, times, channels))
         return like(ops.mean(fine, axis=(2, 4)), images)
 
     @property
@@ -138,9 +138,9 @@ class Affine(Stage):
         turn, zoom = -math.degrees(math.atan2(x[1], x[0])), abs(np.linalg.det(forward)) ** 0.5
         words = {
             "flip": mirrored,
-            f"turn {turn:+.0f}\N{DEGREE SIGN}": abs(turn) >= 0.5,
+            f"turn {round(turn):+d}\N{DEGREE SIGN}": abs(turn) >= 0.5,
             f"zoom {zoom:.2f}": abs(zoom - 1) >= 0.005,
-            f"shift {right:+.0f}, {down:+.0f} px": max(abs(right), abs(down)) >= 0.5,
+            f"shift {round(right):+d}, {round(down):+d} px": max(abs(right), abs(down)) >= 0.5,
         }
         words = [word for word, is_seen in words.items() if is_seen]
         return " ".join(words) or "moved a little"

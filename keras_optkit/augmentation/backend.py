@@ -154,6 +154,17 @@ def is_outermost(layer: keras.layers.Layer) -> bool:
     return context is None or context.entry_layer is layer
 
 
+def is_eager_on_cpu(tensor: Any) -> bool:
+    """Whether a tensor has values now, in the memory of the CPU, and no gradient is asked of it."""
+    if isinstance(tensor, np.ndarray) or not is_concrete(tensor):
+        return False
+    if is_tensorflow(tensor):
+        return tensor.device.endswith("CPU:0")
+    if keras.backend.backend() == "jax":
+        return {device.platform for device in tensor.devices()} == {"cpu"}
+    return tensor.device.type == "cpu" and not tensor.requires_grad
+
+
 def is_compiled_for_cpu(tensor: Any) -> bool:
     """Whether a tensor is in a step that will be compiled, as far as can be told, for a CPU."""
     if is_tensorflow(tensor):

@@ -74,15 +74,15 @@ def _check_member(layer: Any, composite: type) -> None:
             f"{who} takes augmentation layers of keras_optkit; put other layers in front of it or "
             f"behind it. Received: {layer!r}"
         )
-    if type(layer).stages is AugmentationLayer.stages:
-        raise ValueError(
-            f"{who} takes layers that have `stages`. Received: {type(layer).__name__}, which has "
-            "none"
-        )
     if layer.normalizes:
         raise ValueError(
             f"{who} takes no layers that end in a normalization of their own; rescale behind it, "
             f"as `AugmentationPipeline(..., rescale=1/255)` does. Received: {layer.name!r}"
+        )
+    if type(layer).stages is AugmentationLayer.stages:
+        raise ValueError(
+            f"{who} takes layers that have `stages`. Received: {type(layer).__name__}, which has "
+            "none"
         )
     changes_size = layer.output_size(None, None) != (None, None)
     if not composite._takes_all and (layer._changes_labels or changes_size):

@@ -105,15 +105,11 @@ def _words(layer, table, size, count):
     with on_the_host():
         stages = fuse(layer.stages(table, *size))
         idle = [stage.does_nothing() for stage in stages]
-        return [
-            ", ".join(
-                stage.describe(i, size)
-                for stage, nothing in zip(stages, idle, strict=True)
-                if not nothing[i]
-            )
-            or "as it was"
+        words = [
+            [s.describe(i, size) for s, nothing in zip(stages, idle, strict=True) if not nothing[i]]
             for i in range(count)
         ]
+    return [", ".join(dict.fromkeys(row)) or "as it was" for row in words]
 
 
 def _as_colours(image, layer):

@@ -119,7 +119,8 @@ def check_label_values(labels: Any, num_classes: int | None) -> None:
             raise ValueError(f"{allowed} Received: labels {wrong[:5].tolist()}")
     elif is_tensorflow(labels):
         tf = sys.modules["tensorflow"]
-        fine = tf.reduce_all((labels >= 0) & (labels < num_classes))
+        ids = tf.cast(labels, "int64")
+        fine = tf.reduce_all((ids >= 0) & (ids < num_classes))
         tf.debugging.Assert(fine, [allowed, "Received:", labels])
 
 
@@ -161,8 +162,8 @@ def soft_labels(labels: Any, num_classes: int | None) -> Any:
     """
     ops = ops_for(labels)
     if are_class_ids(labels, num_classes):
-        ids = ops.reshape(labels, (-1, 1))
-        one_hot = ops.cast(ids == ops.arange(num_classes, dtype=ids.dtype), "float32")
+        ids = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
+        one_hot = ops.cast(ids == ops.arange(num_classes, dtype="int32"), "float32")
         return ops.where((ids >= 0) & (ids < num_classes), one_hot, float("nan"))
     return ops.cast(labels, "float32")
 

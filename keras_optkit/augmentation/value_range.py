@@ -22,7 +22,7 @@ def check_value_range(value_range: Any) -> Range | None:
     if value_range is None:
         return None
     try:
-        low, high = map(float, value_range)
+        low, high = (float(limit) for limit in value_range if not isinstance(limit, str))
         if math.isfinite(low) and math.isfinite(high) and low < high:
             return low, high
     except (TypeError, ValueError):

@@ -1,6 +1,8 @@
 """What every augmentation layer does, tried on `RandomAffine`."""
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -294,6 +296,83 @@ def test_one_stream_however_the_layer_is_called(images):
         assert np.abs(outputs - expected).max() <= 1
 
 
+def test_two_seeds_have_nothing_in_common():
+    # On torch, Keras' own generators give seed 1 the draws that seed 0 has one call later.
+    draws = [[], []]
+    for seed in (0, 1):
+
+        class Recording(RandomAffine):
+            def sample(self, draw, height, width, seed=seed):
+                draws[seed].append(numpy(draw(7)))
+                return super().sample(draw, height, width)
+
+        layer = Recording(rotation=10, seed=seed)
+        for _ in range(4):
+            layer(np.zeros((2, 5, 9, 1), "float32"))
+    assert len({draw.tobytes() for draw in draws[0] + draws[1]}) == 8
+
+
+REPLICAS = """
+import keras
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_optkit.augmentation import RandomAffine, RandomErasing
+
+image = np.random.default_rng(0).random((8, 8, 1)).astype("float32")
+data = tf.data.Dataset.from_tensors(np.stack([image] * 8)).repeat(2).unbatch().batch(8)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            RandomAffine(rotation=30, translation=0.2, seed=0),
+            RandomErasing(0.5, mode="pixel", value_range=(0, 1), seed=1),
+        ]
+    )
+alone = RandomAffine(rotation=30, translation=0.2, seed=0)
+
+
+@tf.function
+def step(batch):
+    return strategy.run(lambda x: model.layers[0](x, training=True), args=(batch,))
+
+
+@tf.function
+def both(batch):
+    return strategy.run(lambda x: model(x, training=True), args=(batch,))
+
+
+seen = set()
+for i, batch in enumerate(strategy.experimental_distribute_dataset(data)):
+    halves = strategy.experimental_local_results((step if i == 0 else both)(batch))
+    if i == 0:
+        first = alone(np.stack([image] * 4))
+        print("first", float(np.abs(halves[0].numpy() - first.numpy()).max()))
+    seen |= {output.tobytes() for half in halves for output in half.numpy()}
+print("distinct", len(seen))
+
+with strategy.scope():
+    model = keras.Sequential([model, keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+data = tf.data.Dataset.from_tensor_slices((np.stack([image] * 8), np.zeros((8, 1)))).batch(8)
+print("loss", model.fit(data, verbose=0).history["loss"][0])
+"""
+
+
+@pytest.mark.backends("tensorflow")
+def test_every_replica_has_its_own_draws():
+    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+    assert found["distinct"] == "16"
+    # The first replica draws what one device alone would.
+    assert float(found["first"]) < 1e-5
+    assert np.isfinite(float(found["loss"]))
+
+
 def test_a_ragged_last_batch_does_not_retrace(images):
     traces = []
 
@@ -324,8 +403,8 @@ def test_a_ragged_last_batch_does_not_retrace(images):
         ({"image": np.zeros((2, 4, 4, 3))}, "'image'.*Did you mean 'images'.*Received: keys"),
         ({"labels": np.zeros(2)}, "needs a dictionary with 'images'"),
         (
-            {"images": np.zeros((2, 4, 4, 3)), "bounding_boxes": np.zeros((2, 1, 4))},
-            "does not know what to do with 'bounding_boxes'",
+            {"images": np.zeros((2, 4, 4, 3)), "keypoints": np.zeros((2, 1, 2))},
+            "does not know what to do with 'keypoints'",
         ),
         (
             {"images": np.zeros((2, 5, 9, 3)), "segmentation_masks": np.zeros((2, 9, 5, 1))},
