@@ -173,8 +173,8 @@ def _colour_stages(operations, values, names):
     if names & {"Posterize", "Solarize", "SolarizeAdd", "Invert"}:
         steps = thresholds = None
         if "Posterize" in names:
-            size = ops.power(2.0, 8 - values)
-            steps = ops.where(chosen("Posterize"), size, ops.zeros_like(values))
+            bits = value_of("Posterize", 8 * ops.ones_like(values))
+            steps = ops.where(chosen("Posterize"), ops.power(2.0, 8 - bits), 0.0)
         if names & {"Solarize", "Invert"}:
             thresholds = value_of("Solarize", 256 * ops.ones_like(values))
             if "Invert" in names:

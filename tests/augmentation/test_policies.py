@@ -6,6 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from keras_optkit.augmentation import aug_mix, auto_augment, rand_augment, trivial_augment_wide
+from keras_optkit.augmentation.backend import compiled_for_cpu, on_the_host
 from keras_optkit.augmentation.host import apply_on_host
 from keras_optkit.augmentation.policies import (
     OPERATIONS,
@@ -57,11 +58,29 @@ def pictures():
     return np.stack([np.stack(waves, axis=-1), noise]).astype("uint8")
 
 
+def compiled(function):
+    """Compiles a function as a model's step on this backend would be."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        def step(*tensors):
+            with compiled_for_cpu():
+                return function(*tensors)
+
+        return tf.function(step, jit_compile=True, autograph=False)
+    return function
+
+
 def both_engines(images, stages):
     stages = fuse(stages)
     tensors = [keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(x)) for x in flatten(stages)]
     arrays = [keras.ops.convert_to_numpy(x) for x in tensors]
-    on_tensors = apply(keras.ops.convert_to_tensor(images), unflatten(stages, tensors))
+    graph = compiled(lambda images, *tensors: apply(images, unflatten(stages, tensors)))
+    on_tensors = graph(keras.ops.convert_to_tensor(images), *tensors)
     return {
         "graph": keras.ops.convert_to_numpy(on_tensors),
         "host": apply_on_host(images, unflatten(stages, arrays)),
@@ -155,29 +174,44 @@ def values_of(name):
     return sorted(value for value in values if name != "Posterize" or value >= 1)
 
 
+@pytest.fixture(scope="module")
+def every_operation():
+    """Both pictures after each operation with each of its values: by Pillow and by our engines.
+
+    All of it is one batch, so that it is compiled once.
+    """
+    rows = [(name, value) for name in OPERATIONS for value in values_of(name)]
+    images = np.concatenate([np.stack([picture] * len(rows)) for picture in pictures()])
+    names = np.array([name for name, _ in rows] * 2)
+    values = np.array([value for _, value in rows] * 2, "float32")[:, None]
+    numbers = np.array([OPERATIONS.index(name) for name in names], "int32")[:, None]
+    pillow = [
+        np.asarray(PILLOW[name](Image.fromarray(image), value))
+        for image, name, value in zip(images, names, values[:, 0].tolist(), strict=True)
+    ]
+    ours = both_engines(images, operation_stages(numbers, values, HEIGHT, WIDTH))
+    white = np.full(images.shape, 255, "uint8")
+    inside = apply_on_host(white, host_stages(numbers, values, fill_value=0))
+    return names, np.stack(pillow), ours, inside
+
+
+def host_stages(numbers, values, **kwargs):
+    with on_the_host():
+        return operation_stages(numbers, values, HEIGHT, WIDTH, **kwargs)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_operations_against_pillow(name):
-    values = values_of(name)
-    images = np.repeat(pictures(), len(values), axis=0)
-    column = np.tile(np.array(values, "float32"), 2)[:, None]
-    numbers = np.full(column.shape, OPERATIONS.index(name), "int32")
-    stages = operation_stages(numbers, column, HEIGHT, WIDTH)
-    expected = np.stack(
-        [
-            np.asarray(PILLOW[name](Image.fromarray(image), value))
-            for image, value in zip(images, column[:, 0].tolist(), strict=True)
-        ]
-    )
-    weights = np.full(images.shape, 255, "uint8")
-    shares = both_engines(weights, operation_stages(numbers, column, HEIGHT, WIDTH, fill_value=0))
-    for engine, result in both_engines(images, stages).items():
-        error = np.abs(result.astype(int) - expected)
+def test_operations_against_pillow(name, every_operation):
+    names, pillow, ours, inside = every_operation
+    of_name = names == name
+    for result in ours.values():
+        error = np.abs(result[of_name].astype(int) - pillow[of_name])
         if name in GEOMETRIC:
             # At the edge Pillow doesn't interpolate with the fill value.
-            inside, outside = shares[engine] == 255, shares[engine] == 0
-            assert inside.mean() > 0.4
-            assert np.all(result[outside] == 128)
-            assert error[inside].max() <= 1
+            full, empty = inside[of_name] == 255, inside[of_name] == 0
+            assert full.mean() > 0.4
+            assert np.all(result[of_name][empty] == 128)
+            assert error[full].max() <= 1
         else:
             # Pillow cuts off behind the point, where this package rounds. The grey that it blends
             # with is rounded before, and OpenCV's matrices have ten bits behind the point.
