@@ -200,7 +200,7 @@ class Levels(Stage):
             wanted = per_image(self.autocontrast) & (high > low)
             factor = ops.where(wanted, 255 / ops.where(wanted, high - low, 1.0), 1.0)
             x = (x - ops.where(wanted, low, 0.0)) * factor
-            images = like(x, images)
+            images = like(ops.clip(x, 0, 255), images)
         if self.equalize is not None:
             images = self._equalized(images, ops)
         return images
@@ -288,7 +288,7 @@ def _autocontrast(image):
     factor = np.where(high > low, 255 / np.maximum(high - low, 1e-30), 1.0)
     low = np.where(high > low, low, 0.0)
     matrix = np.hstack([np.diag(factor), (-low * factor)[:, None]])
-    return with_channels(cv2.transform(image, matrix), image)
+    return limited(with_channels(cv2.transform(image, matrix), image))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -144,7 +144,8 @@ def apply(images: Any, stages: Sequence[Stage], value_range: Range | None = None
     low, high = value_range
     scale = (high - low) / 255
     images = run((images - low) / scale, [rescaled(stage, value_range) for stage in stages])
-    return images * scale + low
+    # A rounding error must not take an image out of its range.
+    return ops.clip(images * scale + low, low, high)
 
 
 def output_shape(shape: Any, stages: Sequence[Stage]) -> list:
