@@ -1,8 +1,8 @@
 """Random changes to images while a model trains: samplers, engines, and the layers around them.
 
 A layer draws a table with one row of parameters per image and turns it into a list of stages. Two
-engines apply stages: `stages.apply` to tensors, on every backend and under XLA, and `host` to NumPy
-arrays, by OpenCV. `AugmentationLayer` is what all layers share.
+engines apply stages: the graph engine (`stages`) to tensors, on every backend and under XLA, and
+the host engine (`host`) to NumPy arrays, by OpenCV. `AugmentationLayer` is what all layers share.
 """
 
 from keras_optkit.augmentation.aug_mix import AugMix

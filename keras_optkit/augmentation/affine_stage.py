@@ -94,9 +94,10 @@ class Affine(Stage):
         return move_corners(corners, self.matrices)
 
     def does_nothing(self):
+        ops = ops_for(self.matrices)
         if self.size is not None:
-            return np.zeros(len(self.matrices), bool)
-        return np.all(self.matrices == np.eye(2, 3, dtype="float32"), axis=(1, 2))
+            return ops.zeros_like(self.matrices[:, 0, 0], dtype="bool")
+        return ops.all(self.matrices == np.eye(2, 3, dtype="float32"), axis=(1, 2))
 
     def on_image(self, image, i):
         import cv2

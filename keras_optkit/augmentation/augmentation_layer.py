@@ -8,8 +8,10 @@ import keras
 import numpy as np
 
 from keras_optkit.augmentation.backend import (
+    compiled_for_cpu,
     first_time,
     is_concrete,
+    is_eager_on_cpu,
     is_outermost,
     is_tensorflow,
     on_the_host,
@@ -417,14 +419,18 @@ class AugmentationLayer(keras.layers.Layer):
         """Applies a table, through XLA where this pays and the graph around isn't compiled.
 
         XLA makes several times as many images per second, but compiles anew for each shape. A
-        ragged last batch is worth that, images of unknown sizes are not.
+        ragged last batch is worth that, images of unknown sizes are not. Where nothing is compiled,
+        as on torch, stages are left to the host engine if it has less to do than they have.
         """
         images = data["images"]
+        if table is not None and is_eager_on_cpu(images) and self._host_pays(data, table):
+            return self._augment(data, table, self._augment_on_host_eagerly)
         if table is None or None in _shape(images)[-3:] or not xla_pays(self, images):
             return self._augment(data, table)
         import tensorflow as tf
 
-        return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
+        with compiled_for_cpu():
+            return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
 
     @property
     def _has_stages(self) -> bool:
@@ -432,8 +438,9 @@ class AugmentationLayer(keras.layers.Layer):
         return type(self).augment_images is AugmentationLayer.augment_images
 
     def _host_pays(self, data, table) -> bool:
-        """Whether the host engine is the faster one for images in `tf.data`."""
-        if table is None or not self._has_stages or not _is_uint8(data["images"]):
+        """Whether the host engine is the faster one where nothing is compiled but by this room."""
+        in_graph = is_tensorflow(data["images"]) and not is_concrete(data["images"])
+        if not self._has_stages or (in_graph and not _is_uint8(data["images"])):
             return False
         _, height, width = self._sizes(data["images"])
         return any(stage.cheaper_on_host for stage in self.stages(table, height, width))
@@ -455,6 +462,15 @@ class AugmentationLayer(keras.layers.Layer):
 
     def _augment_on_host(self, images, table):
         return apply_on_host(images, self._stages_for(images, table), self.value_range)
+
+    def _augment_on_host_eagerly(self, images, table):
+        ops = ops_for(images)
+        stages = self._stages_for(images, table)
+        arrays = [ops.convert_to_numpy(tensor) for tensor in flatten(stages)]
+        outputs = apply_on_host(
+            ops.convert_to_numpy(images), unflatten(stages, arrays), self.value_range
+        )
+        return ops.convert_to_tensor(outputs)
 
     def _augment_on_host_from_graph(self, images, table):
         import tensorflow as tf

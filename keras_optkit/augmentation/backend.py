@@ -20,6 +20,7 @@ _TWINS: "weakref.WeakKeyDictionary[keras.random.SeedGenerator, keras.random.Seed
 # An odd number that keeps the seeds of replicas, and of calls, apart: 2**32 over the golden ratio,
 # modulo 2**31.
 _FAR = 0x1E3779B1
+_COMPILED_FOR_CPU = contextvars.ContextVar("compiled_for_cpu", default=False)
 _ON_THE_HOST = contextvars.ContextVar("on_the_host", default=False)
 _DONE: "weakref.WeakKeyDictionary[keras.layers.Layer, Any]" = weakref.WeakKeyDictionary()
 
@@ -151,6 +152,36 @@ def is_outermost(layer: keras.layers.Layer) -> bool:
     """Whether a layer that runs was called by the user, and not by a model or another layer."""
     context = global_state.get_global_attribute("current_call_ctx")
     return context is None or context.entry_layer is layer
+
+
+def is_eager_on_cpu(tensor: Any) -> bool:
+    """Whether a tensor has values now, in the memory of the CPU, and no gradient is asked of it."""
+    if isinstance(tensor, np.ndarray) or not is_concrete(tensor):
+        return False
+    if is_tensorflow(tensor):
+        return tensor.device.endswith("CPU:0")
+    if keras.backend.backend() == "jax":
+        return {device.platform for device in tensor.devices()} == {"cpu"}
+    return tensor.device.type == "cpu" and not tensor.requires_grad
+
+
+def is_compiled_for_cpu(tensor: Any) -> bool:
+    """Whether a tensor is in a step that will be compiled, as far as can be told, for a CPU."""
+    if is_tensorflow(tensor):
+        return _COMPILED_FOR_CPU.get()
+    if keras.backend.backend() != "jax" or is_concrete(tensor):
+        return False
+    return sys.modules["jax"].default_backend() == "cpu"
+
+
+@contextlib.contextmanager
+def compiled_for_cpu():
+    """Tells `is_compiled_for_cpu` that what is traced here is, on TensorFlow."""
+    token = _COMPILED_FOR_CPU.set(True)
+    try:
+        yield
+    finally:
+        _COMPILED_FOR_CPU.reset(token)
 
 
 def xla_pays(layer: keras.layers.Layer, tensor: Any) -> bool:

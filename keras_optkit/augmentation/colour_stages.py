@@ -6,7 +6,7 @@ images alike, but for a tolerance of a thousandth of a grey level.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -36,6 +36,8 @@ class ColourMatrix(Stage):
 
     matrices: Any
     mean_weights: Any = None
+
+    local: ClassVar[bool] = True
 
     def gated(self, on):
         ops = ops_for(self.matrices)
@@ -76,7 +78,8 @@ class ColourMatrix(Stage):
         return limited(with_channels(cv2.transform(image, matrix), image))
 
     def does_nothing(self):
-        still = np.all(self.matrices == np.eye(3, 4, dtype="float32"), axis=(1, 2))
+        ops = ops_for(self.matrices)
+        still = ops.all(self.matrices == np.eye(3, 4, dtype="float32"), axis=(1, 2))
         return still if self.mean_weights is None else still & (self.mean_weights == 0)
 
     def _for_channels(self, channels):
@@ -112,6 +115,8 @@ class Curve(Stage):
     steps: Any = None
     thresholds: Any = None
 
+    local: ClassVar[bool] = True
+
     def gated(self, on):
         still = {"additions": 0.0, "gammas": 1.0, "steps": 0.0, "thresholds": 256.0}
         ops = ops_for(on)
@@ -137,7 +142,8 @@ class Curve(Stage):
         return _curve(image, *values, ops=np)
 
     def does_nothing(self):
-        return np.all(self._tables == np.arange(256), axis=1)
+        fields = zip(self._fields, (0, 1, 0, 256), strict=True)
+        return _all_of([field == still for field, still in fields if field is not None])
 
     @property
     def _fields(self):
@@ -194,7 +200,7 @@ class Levels(Stage):
             wanted = per_image(self.autocontrast) & (high > low)
             factor = ops.where(wanted, 255 / ops.where(wanted, high - low, 1.0), 1.0)
             x = (x - ops.where(wanted, low, 0.0)) * factor
-            images = like(x, images)
+            images = like(ops.clip(x, 0, 255), images)
         if self.equalize is not None:
             images = self._equalized(images, ops)
         return images
@@ -252,8 +258,8 @@ class Levels(Stage):
         return image
 
     def does_nothing(self):
-        flags = [flag for flag in (self.autocontrast, self.equalize) if flag is not None]
-        return ~functools.reduce(np.logical_or, flags)
+        flags = (self.autocontrast, self.equalize)
+        return _all_of([ops_for(flag).logical_not(flag) for flag in flags if flag is not None])
 
 
 def _equalizing(counts, ops):
@@ -277,14 +283,12 @@ def _equalizing(counts, ops):
 def _autocontrast(image):
     import cv2
 
-    channels = image.shape[-1]
-    flat = image.reshape(-1, channels)
-    low, high = cv2.reduce(flat, 0, cv2.REDUCE_MIN)[0], cv2.reduce(flat, 0, cv2.REDUCE_MAX)[0]
-    low, high = low.astype("float64"), high.astype("float64")
+    limits = [cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]
+    low, high = np.array(limits).T
     factor = np.where(high > low, 255 / np.maximum(high - low, 1e-30), 1.0)
     low = np.where(high > low, low, 0.0)
     matrix = np.hstack([np.diag(factor), (-low * factor)[:, None]])
-    return with_channels(cv2.transform(image, matrix), image)
+    return limited(with_channels(cv2.transform(image, matrix), image))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -330,6 +334,10 @@ class Sharpness(Stage):
 
 
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], "float32") / 13
+
+
+def _all_of(flags: list) -> Any:
+    return functools.reduce(lambda a, b: a & b, flags)
 
 
 def limited(image: np.ndarray) -> np.ndarray:

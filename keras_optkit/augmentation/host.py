@@ -39,7 +39,8 @@ def apply_on_host(
             else:
                 images = _image_by_image(images, list(group))
     if scaled:
-        images = images * scale + np.float32(low)
+        # A rounding error must not take an image out of its range.
+        images = np.clip(images * scale + np.float32(low), *np.float32(value_range))
     return images
 
 

@@ -173,8 +173,8 @@ def _colour_stages(operations, values, names):
     if names & {"Posterize", "Solarize", "SolarizeAdd", "Invert"}:
         steps = thresholds = None
         if "Posterize" in names:
-            size = ops.power(2.0, 8 - values)
-            steps = ops.where(chosen("Posterize"), size, ops.zeros_like(values))
+            bits = value_of("Posterize", 8 * ops.ones_like(values))
+            steps = ops.where(chosen("Posterize"), ops.power(2.0, 8 - bits), 0.0)
         if names & {"Solarize", "Invert"}:
             thresholds = value_of("Solarize", 256 * ops.ones_like(values))
             if "Invert" in names:
@@ -203,7 +203,8 @@ def saturation_matrices(saturations: Any, factors: Any) -> Any:
     identity = ops.convert_to_tensor(np.eye(3, 4, dtype="float32"))
     grey = ops.convert_to_tensor(np.array([[*LUMA, 0]] * 3, "float32"))
     saturations, factors = saturations[:, None, None], factors[:, None, None]
-    return factors * (grey + saturations * (identity - grey))
+    # A saturation of 1 has to be exactly the identity, which costs nothing.
+    return factors * (saturations * identity + (1 - saturations) * grey)
 
 
 def _matrices(operations, values, height, width, names):

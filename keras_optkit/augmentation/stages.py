@@ -6,12 +6,13 @@ on one NumPy array after the other, and leaves out what does nothing for an imag
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
 
-from keras_optkit.augmentation.backend import ops_for
+from keras_optkit.augmentation.backend import is_compiled_for_cpu, ops_for
 
 Range = tuple[float, float]
 
@@ -30,6 +31,9 @@ class Stage:
     whole_batch: ClassVar[bool] = False
     # Whether it knows values by a scale of [0, 255], to which images of other ranges are brought.
     scaled: ClassVar[bool] = True
+    # Whether a pixel of the result depends on the same pixel alone. Otherwise whatever comes before
+    # it should be done by then, or XLA does it again for each pixel that is read.
+    local: ClassVar[bool] = False
     # Whether the host engine is worth the way to it for this stage.
     cheaper_on_host: ClassVar[bool] = True
 
@@ -77,7 +81,7 @@ class Stage:
         raise NotImplementedError
 
     def does_nothing(self) -> Any:
-        """Returns a NumPy array of shape (batch,): the images that the stage leaves as they are."""
+        """Returns a boolean tensor of shape (batch,): the images that it leaves as they are."""
         raise NotImplementedError
 
     def describe(self, i: int, size: tuple[int, int]) -> str:
@@ -140,7 +144,8 @@ def apply(images: Any, stages: Sequence[Stage], value_range: Range | None = None
     low, high = value_range
     scale = (high - low) / 255
     images = run((images - low) / scale, [rescaled(stage, value_range) for stage in stages])
-    return images * scale + low
+    # A rounding error must not take an image out of its range.
+    return ops.clip(images * scale + low, low, high)
 
 
 def output_shape(shape: Any, stages: Sequence[Stage]) -> list:
@@ -153,9 +158,51 @@ def output_shape(shape: Any, stages: Sequence[Stage]) -> list:
 
 def run(images: Any, stages: Sequence[Stage]) -> Any:
     """Applies stages to a batch of tensors on the scale that the stages know."""
-    for stage in stages:
-        images = stage.on_batch(images)
+    for whole_batch, group in itertools.groupby(stages, lambda stage: stage.whole_batch):
+        group = list(group)
+        if (
+            not whole_batch
+            and not all(stage.local for stage in group[1:])
+            and is_compiled_for_cpu(images)
+        ):
+            images = _image_by_image(images, group)
+        else:
+            for stage in group:
+                images = stage.on_batch(images)
     return images
+
+
+def _image_by_image(images: Any, stages: list[Stage]) -> Any:
+    """Applies stages in a loop over the images, in which each leaves out what does nothing to it.
+
+    A processor without many lanes gains from what is left out. And no stage can be merged with the
+    one before it, which XLA would then compute once for each pixel that a resampling reads.
+    """
+    ops = ops_for(images)
+    batch, *size = output_shape(ops.shape(images), stages)
+    needed = [ops.logical_not(stage.does_nothing()) for stage in stages]
+    tensors = flatten(stages)
+
+    def row(tensor, i):
+        start = (i, *(0 for _ in tensor.shape[1:]))
+        return ops.slice(tensor, start, (1, *ops.shape(tensor)[1:]))
+
+    def step(i, outputs):
+        image = row(images, i)
+        own = unflatten(stages, [row(tensor, i) for tensor in tensors])
+        for stage, flags in zip(own, needed, strict=True):
+            image = _applied_if(ops.reshape(row(flags, i), ()), stage, image, ops)
+        return i + 1, ops.slice_update(outputs, (i, 0, 0, 0), image)
+
+    start = ops.convert_to_tensor(0, "int32")
+    outputs = ops.zeros((batch, *size), images.dtype)
+    return ops.while_loop(lambda i, _: i < batch, step, (start, outputs))[1]
+
+
+def _applied_if(flag: Any, stage: Stage, image: Any, ops: Any) -> Any:
+    if getattr(stage, "size", None) is not None:
+        return stage.on_batch(image)
+    return ops.cond(flag, lambda: stage.on_batch(image), lambda: image)
 
 
 def needs_scale(stages: Sequence[Stage], value_range: Range | None) -> bool:

@@ -163,7 +163,7 @@ def test_gated(name):
     on = np.arange(len(images)) % 2 == 0
     with on_the_host():
         gated = stage.gated(on)
-    assert gated.does_nothing()[~on].all()
+        assert gated.does_nothing()[~on].all()
     wholes = engines(images, stage)
     for engine, result in engines(images, gated).items():
         expected = np.where(on[:, None, None, None], wholes[engine], images)
