@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from keras_optkit import callbacks, layers, pruning, schedules
+from keras_optkit import augmentation, callbacks, layers, pruning, schedules
 
 EPOCHS, BATCH, SAMPLES = 5, 32, 128
 KILLED_IN_EPOCH = 3
@@ -59,6 +59,44 @@ SETTINGS = [
         layers=lambda: [
             layers.from_image_data_generator(
                 rotation_range=10, width_shift_range=0.1, zoom_range=0.1, rescale=2.0, seed=5
+            )
+        ],
+    ),
+    Setting(
+        "RandomErasing",
+        layers=lambda: [augmentation.RandomErasing(mode="pixel", value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "RandomResizedCrop",
+        layers=lambda: [augmentation.RandomResizedCrop(8, 8, scale=(0.5, 1), seed=5)],
+    ),
+    Setting(
+        "RandomApply",
+        layers=lambda: [augmentation.RandomApply(layers.RandomAffine(rotation=10), seed=5)],
+    ),
+    Setting(
+        "OneOf",
+        layers=lambda: [
+            augmentation.OneOf(
+                [
+                    layers.RandomAffine(rotation=10),
+                    augmentation.RandomErasing(0.5, value_range=(0, 1)),
+                ],
+                seed=5,
+            )
+        ],
+    ),
+    Setting(
+        "AugmentationPipeline",
+        layers=lambda: [
+            augmentation.AugmentationPipeline(
+                [
+                    augmentation.RandomResizedCrop(8, 8, scale=(0.5, 1)),
+                    layers.RandomAffine(rotation=10),
+                ],
+                rescale=None,
+                mean=0.3,
+                seed=5,
             )
         ],
     ),
