@@ -178,6 +178,10 @@ class AugmentationLayer(keras.layers.Layer):
         """Applies a table, or none in inference, to labels, in a layer that changes these."""
         return labels
 
+    def begin_images(self, images):
+        """Does what is done to images before they are augmented."""
+        return images
+
     def finish_images(self, images):
         """Does what is done to images in training and inference alike."""
         return images if _is_uint8(images) else ops_for(images).cast(images, self.compute_dtype)
@@ -489,7 +493,7 @@ class AugmentationLayer(keras.layers.Layer):
         """Applies a table, or none in inference, to tensors as they came in."""
         images, undo = self._as_batch(data["images"])
         if table is not None:
-            images = (augment_images or self.augment_images)(images, table)
+            images = (augment_images or self.augment_images)(self.begin_images(images), table)
         outputs = {"images": undo(self.finish_images(images))}
         if "segmentation_masks" in data:
             masks, undo = self._as_batch(data["segmentation_masks"], len(data["images"].shape))
