@@ -100,6 +100,23 @@ SETTINGS = [
             )
         ],
     ),
+    Setting(
+        "RandomColor",
+        layers=lambda: [augmentation.RandomColor(0.2, 0.2, value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "RandAugment",
+        layers=lambda: [augmentation.RandAugment(1, 2, value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "TrivialAugmentWide",
+        layers=lambda: [augmentation.TrivialAugmentWide(value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "AutoAugment",
+        layers=lambda: [augmentation.AutoAugment("svhn", value_range=(0, 1), seed=5)],
+    ),
+    Setting("AugMix", layers=lambda: [augmentation.AugMix(value_range=(0, 1), seed=5)]),
     Setting("ConvBNAct", layers=lambda: [layers.ConvBNAct(4, 3, padding="same")]),
     Setting("DenseBNAct", layers=lambda: [layers.DenseBNAct(4)]),
     Setting("StepDecay", rate(lambda: schedules.StepDecay(0.02, "1ep", gamma=0.5))),
