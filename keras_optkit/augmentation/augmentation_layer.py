@@ -442,6 +442,9 @@ class AugmentationLayer(keras.layers.Layer):
         in_graph = is_tensorflow(data["images"]) and not is_concrete(data["images"])
         if not self._has_stages or (in_graph and not _is_uint8(data["images"])):
             return False
+        if in_graph and None in _shape(data["images"])[-3:]:
+            # XLA would compile anew for each size.
+            return True
         _, height, width = self._sizes(data["images"])
         return any(stage.cheaper_on_host for stage in self.stages(table, height, width))
 
