@@ -45,6 +45,7 @@ def to_corners(boxes: Any, bounding_box_format: str, height: Any, width: Any) ->
     [[4.0, 0.0, 6.0, 5.0]]
     """
     ops = ops_for(boxes)
+    boxes = ops.convert_to_tensor(boxes)
     kind = bounding_box_format.removeprefix("rel_")
     a, b, c, d = (boxes[..., i] for i in range(4))
     if kind in ("yxyx", "center_yxhw"):
@@ -60,6 +61,7 @@ def to_corners(boxes: Any, bounding_box_format: str, height: Any, width: Any) ->
 def from_corners(corners: Any, bounding_box_format: str, height: Any, width: Any) -> Any:
     """Converts boxes from left, top, right and bottom in pixels; undoes `to_corners`."""
     ops = ops_for(corners)
+    corners = ops.convert_to_tensor(corners)
     kind = bounding_box_format.removeprefix("rel_")
     scale_x, scale_y = _scales(bounding_box_format, height, width, ops)
     a, b = corners[..., 0] / scale_x, corners[..., 1] / scale_y
@@ -94,6 +96,7 @@ def move_corners(corners: Any, matrices: Any) -> Any:
     [[[1.0, 0.0, 3.0, 3.0]]]
     """
     ops = ops_for(corners)
+    corners = ops.convert_to_tensor(corners)
     m = ops.cast(matrices, "float32")[:, :, :, None, None]
     a, b, c, d = m[:, 0, 0], m[:, 0, 1], m[:, 1, 0], m[:, 1, 1]
     determinant = a * d - b * c

@@ -58,6 +58,7 @@ def look_up(quantiles: np.ndarray, draws: Any) -> Any:
         A float32 tensor of the shape of `draws`.
     """
     ops = ops_for(draws)
+    draws = ops.convert_to_tensor(draws)
     place = draws * (len(quantiles) - 1)
     below = ops.minimum(ops.floor(place), len(quantiles) - 2)
     share, index = place - below, ops.cast(below, "int32")
@@ -85,6 +86,7 @@ def cut_boxes(ratio: Any, draws: Any, height: Any, width: Any) -> tuple[Any, Any
     Reference: Yun et al., 2019, https://arxiv.org/abs/1905.04899, section 3.2 and appendix A.
     """
     ops = ops_for(ratio)
+    ratio, draws = ops.convert_to_tensor(ratio), ops.convert_to_tensor(draws)
     side = ops.sqrt(1 - ratio)
     limits, extent = [], []
     for i, size in enumerate((height, width)):

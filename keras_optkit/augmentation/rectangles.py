@@ -70,6 +70,7 @@ def inside(boxes: Any, height: Any, width: Any) -> Any:
         A boolean tensor of shape (batch, height, width).
     """
     ops = ops_for(boxes)
+    boxes = ops.convert_to_tensor(boxes)
     top, left, bottom, right = (boxes[:, i, None] for i in range(4))
     y, x = ops.arange(height, dtype="int32"), ops.arange(width, dtype="int32")
     return ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
