@@ -63,6 +63,44 @@ SETTINGS = [
         ],
     ),
     Setting(
+        "RandomErasing",
+        layers=lambda: [augmentation.RandomErasing(mode="pixel", value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "RandomResizedCrop",
+        layers=lambda: [augmentation.RandomResizedCrop(8, 8, scale=(0.5, 1), seed=5)],
+    ),
+    Setting(
+        "RandomApply",
+        layers=lambda: [augmentation.RandomApply(layers.RandomAffine(rotation=10), seed=5)],
+    ),
+    Setting(
+        "OneOf",
+        layers=lambda: [
+            augmentation.OneOf(
+                [
+                    layers.RandomAffine(rotation=10),
+                    augmentation.RandomErasing(0.5, value_range=(0, 1)),
+                ],
+                seed=5,
+            )
+        ],
+    ),
+    Setting(
+        "AugmentationPipeline",
+        layers=lambda: [
+            augmentation.AugmentationPipeline(
+                [
+                    augmentation.RandomResizedCrop(8, 8, scale=(0.5, 1)),
+                    layers.RandomAffine(rotation=10),
+                ],
+                rescale=None,
+                mean=0.3,
+                seed=5,
+            )
+        ],
+    ),
+    Setting(
         "RandomColor",
         layers=lambda: [augmentation.RandomColor(0.2, 0.2, value_range=(0, 1), seed=5)],
     ),

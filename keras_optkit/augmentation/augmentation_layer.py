@@ -203,11 +203,12 @@ class AugmentationLayer(keras.layers.Layer):
         augment = is_outermost(self) if training is None else training
         data = self._to_tensors(inputs)
         table = self._sample(data) if augment else self._still(data)
-        if augment:
-            data = self._poisoned(data)
         if self._changes_labels:
             self._check_given_labels(data, augment)
-        return self._like(inputs, self._apply(data, table))
+        outputs = self._apply(data, table)
+        if augment:
+            outputs["images"] = self._poisoned(outputs["images"], data["images"])
+        return self._like(inputs, outputs)
 
     def map(self, dataset, num_parallel_calls: int | None = None):
         """Augments a `tf.data.Dataset`, several elements at a time.
@@ -396,20 +397,15 @@ class AugmentationLayer(keras.layers.Layer):
 
             first_time(self, check)
 
-    def _poisoned(self, data):
-        """Returns the data with NaN for images out of range, where nothing can be raised."""
-        images = data["images"]
+    def _poisoned(self, outputs, images):
+        """Returns NaN for outputs of images out of range, where nothing can be raised."""
         if self.value_range is None or _is_uint8(images) or is_concrete(images):
-            return data
+            return outputs
         if is_tensorflow(images) and is_outermost(self):
-            return data
+            return outputs
         ops = ops_for(images)
-        return {
-            **data,
-            "images": ops.where(
-                in_range(images, self.value_range), images, ops.cast(float("nan"), images.dtype)
-            ),
-        }
+        nan = ops.cast(float("nan"), outputs.dtype)
+        return ops.where(in_range(images, self.value_range), outputs, nan)
 
     def _sizes(self, images):
         """Returns how many images there are, their height and their width."""

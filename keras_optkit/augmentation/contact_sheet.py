@@ -84,7 +84,11 @@ def _grid(rows, layer, with_text):
 
     count = len(rows[0][0])
     # Without pyplot, which would set up the user's own backend.
-    figure = Figure(figsize=(2.2 * count, 2.75 * len(rows)), dpi=120, layout="constrained")
+    # Inches: a picture, its title, and three lines below it.
+    axis = 1 if layer.data_format == "channels_first" else 0
+    tallest = max(images.shape[1 + axis] / images.shape[2 + axis] for images, _, _ in rows)
+    height = 2.2 * tallest + 1.1
+    figure = Figure(figsize=(2.2 * count, height * len(rows)), dpi=120, layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for row, (images, labels, words) in zip(axes, rows, strict=True):
         for i, axis in enumerate(row):

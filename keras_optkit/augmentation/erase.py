@@ -1,7 +1,7 @@
 """The stage that overwrites a rectangle of an image, with a colour or with noise."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_optkit.augmentation.backend import ops_for
 from keras_optkit.augmentation.rectangles import inside
@@ -25,6 +25,9 @@ class Erase(Stage):
     seeds: Any
     noise: str | None = None
     fill_value: float | tuple[float, ...] = 0.0
+
+    local: ClassVar[bool] = True
+    cheaper_on_host: ClassVar[bool] = True
 
     @property
     def scaled(self) -> bool:

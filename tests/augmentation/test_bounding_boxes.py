@@ -222,7 +222,7 @@ def test_an_unknown_format():
 def test_ragged_boxes_say_what_to_do():
     import tensorflow as tf
 
-    ragged = {"boxes": tf.ragged.constant([[[1, 2, 3, 4]], []]), "labels": np.zeros((2, 1))}
+    ragged = {"boxes": tf.ragged.constant([[[1, 2, 3, 4]], []]), "labels": tf.zeros((2, 1))}
     layer = RandomAffine(bounding_box_format="xyxy")
     with pytest.raises(ValueError, match=r"must not be ragged; fill them up with.*to_tensor\(-1\)"):
-        layer({"images": np.zeros((2, 5, 9, 1), "float32"), "bounding_boxes": ragged})
+        layer({"images": tf.zeros((2, 5, 9, 1)), "bounding_boxes": ragged})

@@ -20,7 +20,7 @@ def test_saves_a_picture_and_returns_what_was_drawn(images, tmp_path):
     picture = cv2.imread(str(tmp_path / "a.png"))
     height, width = picture.shape[:2]
     assert width == 4 * 2.2 * 120
-    assert height == 3 * 2.75 * 120
+    assert height == 3 * (2.2 * 12 / 16 + 1.1) * 120
     assert picture.std() > 20
     assert len(tables) == 2
     assert tables[0]["0"]["matrices"].shape == (4, 2, 3)

@@ -101,10 +101,11 @@ def test_images_of_many_sizes_in_a_dataset():
 
     spec = tf.TensorSpec((None, None, 3), tf.uint8)
     dataset = tf.data.Dataset.from_generator(pictures, output_signature=spec)
+    still = RandomResizedCrop(16, 24)
     for mapped in (
         dataset.map(RandomResizedCrop(16, 24)),
         RandomResizedCrop(16, 24).map(dataset),
-        dataset.map(lambda x, layer=RandomResizedCrop(16, 24): layer(x, training=False)),
+        dataset.map(lambda x: still(x, training=False)),
     ):
         (batch,) = mapped.batch(3)
         assert batch.shape == (3, 16, 24, 3)
