@@ -217,6 +217,19 @@ class Blend(Stage):
     def does_nothing(self):
         return self.weights[:, 0] == 1
 
+    def describe(self, i, size):
+        count = self.weights.shape[1] - 1
+        words = [f"{self.weights[i, 0]:.2f} of itself"]
+        for number in range(count):
+            row = i * count + number
+            steps = [
+                stage.describe(row, size)
+                for stage, needed in zip(self._flat, self._to_do, strict=True)
+                if needed[row]
+            ]
+            words.append(f"{self.weights[i, number + 1]:.2f} of ({', '.join(steps)})")
+        return " + ".join(words)
+
     @functools.cached_property
     def _flat(self):
         """The stages of the chains, with a row for each chain of each image."""
