@@ -17,7 +17,7 @@ from keras_optkit.augmentation.policy_layer import (
     check_number,
     whole_number,
 )
-from keras_optkit.augmentation.stages import Stage, fuse, like, run
+from keras_optkit.augmentation.stages import Stage, flatten, fuse, like, run, unflatten
 from keras_optkit.core.serialization import register
 
 # Hendrycks et al., 2020, the authors' code (augmentations.py) at a level of 10.
@@ -153,13 +153,13 @@ class AugMix(PolicyLayer):
         }
 
     def stages(self, table, height, width):
+        ops = ops_for(table["values"])
         longest = self.depth or _LONGEST
-        chains = []
-        for chain in range(self.width):
-            part = slice(chain * longest, (chain + 1) * longest)
-            operations, values = table["operations"][:, part], table["values"][:, part]
-            chains.append(tuple(fuse(self._operation_stages(operations, values, height, width))))
-        return [Blend(tuple(chains), table["weights"])]
+        operations, values = (
+            ops.reshape(table[name], (-1, longest)) for name in ("operations", "values")
+        )
+        chain = fuse(self._operation_stages(operations, values, height, width))
+        return [Blend((tuple(_reshaped(chain, (-1, self.width))),), table["weights"])]
 
     def get_config(self):
         return {
@@ -176,38 +176,39 @@ class Blend(Stage):
     """Averages each image and what comes out of several chains of stages on it.
 
     Args:
-        chains: Tuple of tuples of stages, none of which moves masks or changes the size.
+        chains: Tuple of one tuple of stages, none of which changes the size. All chains are made
+            of these stages, whose tensors have the chain as their second axis.
         weights: Float32 tensor of shape (batch, 1 + chains), of the image and of each chain.
     """
 
-    chains: tuple[tuple[Stage, ...], ...]
+    chains: tuple[tuple[Stage, ...]]
     weights: Any
 
     def gated(self, on):
         ops = ops_for(self.weights)
-        itself = np.eye(1, len(self.chains) + 1, dtype="float32")
+        itself = np.eye(1, self.weights.shape[1], dtype="float32")
         weights = ops.where(on[:, None], self.weights, ops.convert_to_tensor(itself))
         return Blend(self.chains, weights)
 
     def on_batch(self, images):
         ops = ops_for(images)
+        shape, count = ops.shape(images), self.weights.shape[1] - 1
+        results = run(ops.repeat(images, count, axis=0), self._flat)
+        results = ops.cast(ops.reshape(results, (-1, count, *shape[1:])), "float32")
         weights = self.weights[:, :, None, None, None]
         total = weights[:, 0] * ops.cast(images, "float32")
-        for i, chain in enumerate(self.chains):
-            total = total + weights[:, i + 1] * ops.cast(run(images, chain), "float32")
-        return like(total, images)
+        return like(total + ops.sum(weights[:, 1:] * results, axis=1), images)
 
     def on_image(self, image, i):
         import cv2
 
         # A weight is a factor on the way to float32, so that each pass is one over the memory.
         total = cv2.addWeighted(image, self.weights[i, 0], image, 0, 0, dtype=cv2.CV_32F)
-        for number, chain in enumerate(self.chains):
-            result = image
-            for stage, needed in zip(chain, self._to_do[number], strict=True):
-                if needed[i]:
-                    result = stage.on_image(result, i)
-            weight = self.weights[i, number + 1]
+        for number, weight in enumerate(self.weights[i, 1:]):
+            result, row = image, i * (self.weights.shape[1] - 1) + number
+            for stage, needed in zip(self._flat, self._to_do, strict=True):
+                if needed[row]:
+                    result = stage.on_image(result, row)
             total = cv2.addWeighted(total, 1, result, weight, 0, dtype=cv2.CV_32F)
         if image.dtype == np.uint8:
             total = cv2.convertScaleAbs(total)
@@ -216,9 +217,36 @@ class Blend(Stage):
     def does_nothing(self):
         return self.weights[:, 0] == 1
 
+    def describe(self, i, size):
+        count = self.weights.shape[1] - 1
+        words = [f"{self.weights[i, 0]:.2f} of itself"]
+        for number in range(count):
+            row = i * count + number
+            steps = [
+                stage.describe(row, size)
+                for stage, needed in zip(self._flat, self._to_do, strict=True)
+                if needed[row]
+            ]
+            words.append(f"{self.weights[i, number + 1]:.2f} of ({', '.join(steps)})")
+        return " + ".join(words)
+
+    @functools.cached_property
+    def _flat(self):
+        """The stages of the chains, with a row for each chain of each image."""
+        return _reshaped(self.chains[0], (-1,), axes=2)
+
     @functools.cached_property
     def _to_do(self):
-        return [[~stage.does_nothing() for stage in chain] for chain in self.chains]
+        return [~stage.does_nothing() for stage in self._flat]
+
+
+def _reshaped(stages, first, axes=1):
+    """Returns stages with other first axes of their tensors, in the place of so many."""
+    tensors = flatten(stages)
+    return unflatten(
+        stages,
+        [ops_for(tensor).reshape(tensor, (*first, *tensor.shape[axes:])) for tensor in tensors],
+    )
 
 
 def gamma_quantiles(alpha: float, steps: int = 4096) -> np.ndarray:

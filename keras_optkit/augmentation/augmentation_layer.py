@@ -35,6 +35,8 @@ from keras_optkit.core.messages import did_you_mean
 _KEYS = ("images", "labels", "segmentation_masks", "bounding_boxes")
 # A layer can't have a lock of its own and be copied.
 _SAMPLING = threading.Lock()
+# From this many pixels on, changing colours costs more than the way to the host engine and back.
+_LARGE = 128 * 128
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -446,7 +448,11 @@ class AugmentationLayer(keras.layers.Layer):
             # XLA would compile anew for each size.
             return True
         _, height, width = self._sizes(data["images"])
-        return any(stage.cheaper_on_host for stage in self.stages(table, height, width))
+        stages = self.stages(table, height, width)
+        small = None not in _shape(data["images"])[-3:] and height * width < _LARGE
+        if small and all(stage.local for stage in stages):
+            return False
+        return any(stage.cheaper_on_host for stage in stages)
 
     def _on_host(self, images, labels, training):
         """Returns what `host` does, and the table that was drawn."""

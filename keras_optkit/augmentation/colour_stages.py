@@ -82,6 +82,24 @@ class ColourMatrix(Stage):
         still = ops.all(self.matrices == np.eye(3, 4, dtype="float32"), axis=(1, 2))
         return still if self.mean_weights is None else still & (self.mean_weights == 0)
 
+    def describe(self, i, size):
+        matrix = self.matrices[i, :, :3]
+        factor = matrix.sum() / 3
+        weight = 0.0 if self.mean_weights is None else self.mean_weights[i]
+        words = []
+        if abs(factor + weight - 1) > 1e-3:
+            words.append(f"brightness {factor + weight:.2f}")
+        if abs(weight) > 1e-3:
+            words.append(f"contrast {factor / (factor + weight):.2f}")
+        grey = np.array([LUMA] * 3) * factor
+        # The colours alone, of which a hue of the same strength makes others.
+        strength = np.linalg.norm(matrix - grey) / max(
+            np.linalg.norm(np.eye(3) * factor - grey), 1e-9
+        )
+        if abs(strength - 1) > 1e-2 or abs(np.trace(matrix - grey) - 2 * factor) > 1e-2:
+            words.append(f"colours {strength:.2f}")
+        return ", ".join(words) or "no change"
+
     def _for_channels(self, channels):
         return self.matrices if channels == 3 else self._for_grey
 
@@ -144,6 +162,22 @@ class Curve(Stage):
     def does_nothing(self):
         fields = zip(self._fields, (0, 1, 0, 256), strict=True)
         return _all_of([field == still for field, still in fields if field is not None])
+
+    def describe(self, i, size):
+        additions, gammas, steps, thresholds = (
+            still if field is None else field[i]
+            for field, still in zip(self._fields, (0, 1, 0, 256), strict=True)
+        )
+        words = []
+        if additions:
+            words.append(f"add {additions:.0f} below 128")
+        if gammas != 1:
+            words.append(f"gamma {gammas:.2f}")
+        if steps > 1:
+            words.append(f"posterize to {8 - np.log2(steps):.0f} bits")
+        if thresholds < 256:
+            words.append(f"solarize from {thresholds:.0f}" if thresholds > 0 else "invert")
+        return ", ".join(words) or "no change"
 
     @property
     def _fields(self):
@@ -261,6 +295,11 @@ class Levels(Stage):
         flags = (self.autocontrast, self.equalize)
         return _all_of([ops_for(flag).logical_not(flag) for flag in flags if flag is not None])
 
+    def describe(self, i, size):
+        flags = {"autocontrast": self.autocontrast, "equalize": self.equalize}
+        words = [name for name, flag in flags.items() if flag is not None and flag[i]]
+        return ", ".join(words) or "no change"
+
 
 def _equalizing(counts, ops):
     """Returns what Pillow's `ImageOps.equalize` makes of the values, from their histograms.
@@ -331,6 +370,9 @@ class Sharpness(Stage):
 
     def does_nothing(self):
         return self.factors == 1
+
+    def describe(self, i, size):
+        return f"sharpness {self.factors[i]:.2f}"
 
 
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], "float32") / 13

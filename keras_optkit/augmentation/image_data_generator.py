@@ -411,6 +411,9 @@ class ChannelShift(Stage):
     def does_nothing(self):
         return self.shifts == 0
 
+    def describe(self, i, size):
+        return f"values {self.shifts[i]:+.1f}"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Brightness(Stage):
@@ -448,3 +451,6 @@ class Brightness(Stage):
 
     def does_nothing(self):
         return self.factors == 1
+
+    def describe(self, i, size):
+        return f"brightness {self.factors[i]:.2f}"

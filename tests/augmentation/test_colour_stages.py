@@ -168,3 +168,26 @@ def test_gated(name):
     for engine, result in engines(images, gated).items():
         expected = np.where(on[:, None, None, None], wholes[engine], images)
         np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (ColourMatrix(blends(np.full(1, 1.3, "float32"), BLACK)), "brightness 1.30"),
+        (ColourMatrix(blends(np.full(1, 0.5, "float32"), GREY)), "colours 0.50"),
+        (
+            ColourMatrix(blends(np.full(1, 0.8, "float32"), BLACK), np.full(1, 0.2, "float32")),
+            "contrast 0.80",
+        ),
+        (ColourMatrix(blends(np.ones(1, "float32"), BLACK)), "no change"),
+        (
+            Curve(gammas=[1.2], steps=[16.0], thresholds=[0.0]),
+            "gamma 1.20, posterize to 4 bits, invert",
+        ),
+        (Curve(additions=[11.0], thresholds=[128.0]), "add 11 below 128, solarize from 128"),
+        (Levels([True], [True]), "autocontrast, equalize"),
+        (Sharpness([1.9]), "sharpness 1.90"),
+    ],
+)
+def test_describe(stage, words):
+    assert stage.describe(0, (5, 9)) == words
