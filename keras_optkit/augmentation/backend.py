@@ -115,6 +115,9 @@ def _replica() -> Any:
         distributed = sys.modules["torch"].distributed
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank()
+    if keras.backend.backend() == "jax":
+        # Of the processes, which have a `tf.data` pipeline each; the devices of one share a batch.
+        return sys.modules["jax"].process_index()
     return 0
 
 

@@ -306,7 +306,7 @@ def test_two_seeds_have_nothing_in_common():
 
         layer = Recording(rotation=10, seed=seed)
         for _ in range(4):
-            layer(np.zeros((2, 5, 9, 1), "float32"))
+            layer.host(np.zeros((2, 5, 9, 1), "float32"))
     assert len({draw.tobytes() for draw in draws[0] + draws[1]}) == 8
 
 

