@@ -391,6 +391,7 @@ class ChannelShift(Stage):
     shifts: Any
 
     scaled: ClassVar[bool] = False
+    cheaper_on_host: ClassVar[bool] = False
 
     def gated(self, on):
         return ChannelShift(ops_for(self.shifts).where(on, self.shifts, 0.0))
@@ -428,6 +429,7 @@ class Brightness(Stage):
     factors: Any
 
     scaled: ClassVar[bool] = False
+    cheaper_on_host: ClassVar[bool] = False
 
     def gated(self, on):
         return Brightness(ops_for(self.factors).where(on, self.factors, 1.0))
