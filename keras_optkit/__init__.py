@@ -2,13 +2,14 @@
 
 # What a saved model may hold has to be registered before it can be loaded, so these are imported
 # here. All of them are light; the other rooms are imported when they are first touched.
-from keras_optkit import callbacks, layers, normalization, pruning, schedules
+from keras_optkit import augmentation, callbacks, layers, normalization, pruning, schedules
 from keras_optkit._version import __version__
 
 _LAZY = ("data", "export")
 
 __all__ = [
     "__version__",
+    "augmentation",
     "callbacks",
     "data",
     "export",

@@ -1,25 +1,51 @@
 """Layers: parts for any Keras model."""
 
-from keras_optkit.augmentation.image_data_generator import (
+from keras_optkit.augmentation import (
+    AugmentationPipeline,
+    AugMix,
+    AutoAugment,
+    CutMix,
     ImageDataGeneratorLayer,
+    MixUp,
+    OneOf,
+    RandAugment,
+    RandomAffine,
+    RandomApply,
+    RandomColor,
+    RandomErasing,
+    RandomResizedCrop,
+    TrivialAugmentWide,
     from_image_data_generator,
 )
-from keras_optkit.augmentation.random_affine import RandomAffine
-from keras_optkit.normalization.conv_bn_act import ConvBNAct
-from keras_optkit.normalization.dense_bn_act import DenseBNAct
-from keras_optkit.normalization.ghost_batch_normalization import GhostBatchNormalization
-from keras_optkit.normalization.residual_bn_block import ResidualBNBlock
-from keras_optkit.normalization.separable_conv_bn_act import SeparableConvBNAct
-from keras_optkit.normalization.sync_batch_normalization import SyncBatchNormalization
+from keras_optkit.normalization import (
+    ConvBNAct,
+    DenseBNAct,
+    GhostBatchNormalization,
+    ResidualBNBlock,
+    SeparableConvBNAct,
+    SyncBatchNormalization,
+)
 
 __all__ = [
+    "AugMix",
+    "AugmentationPipeline",
+    "AutoAugment",
     "ConvBNAct",
+    "CutMix",
     "DenseBNAct",
     "GhostBatchNormalization",
     "ImageDataGeneratorLayer",
+    "MixUp",
+    "OneOf",
+    "RandAugment",
     "RandomAffine",
+    "RandomApply",
+    "RandomColor",
+    "RandomErasing",
+    "RandomResizedCrop",
     "ResidualBNBlock",
     "SeparableConvBNAct",
     "SyncBatchNormalization",
+    "TrivialAugmentWide",
     "from_image_data_generator",
 ]

@@ -62,6 +62,61 @@ SETTINGS = [
             )
         ],
     ),
+    Setting(
+        "RandomErasing",
+        layers=lambda: [layers.RandomErasing(mode="pixel", value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "RandomResizedCrop",
+        layers=lambda: [layers.RandomResizedCrop(8, 8, scale=(0.5, 1), seed=5)],
+    ),
+    Setting(
+        "RandomApply",
+        layers=lambda: [layers.RandomApply(layers.RandomAffine(rotation=10), seed=5)],
+    ),
+    Setting(
+        "OneOf",
+        layers=lambda: [
+            layers.OneOf(
+                [
+                    layers.RandomAffine(rotation=10),
+                    layers.RandomErasing(0.5, value_range=(0, 1)),
+                ],
+                seed=5,
+            )
+        ],
+    ),
+    Setting(
+        "AugmentationPipeline",
+        layers=lambda: [
+            layers.AugmentationPipeline(
+                [
+                    layers.RandomResizedCrop(8, 8, scale=(0.5, 1)),
+                    layers.RandomAffine(rotation=10),
+                ],
+                rescale=None,
+                mean=0.3,
+                seed=5,
+            )
+        ],
+    ),
+    Setting(
+        "RandomColor",
+        layers=lambda: [layers.RandomColor(0.2, 0.2, value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "RandAugment",
+        layers=lambda: [layers.RandAugment(1, 2, value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "TrivialAugmentWide",
+        layers=lambda: [layers.TrivialAugmentWide(value_range=(0, 1), seed=5)],
+    ),
+    Setting(
+        "AutoAugment",
+        layers=lambda: [layers.AutoAugment("svhn", value_range=(0, 1), seed=5)],
+    ),
+    Setting("AugMix", layers=lambda: [layers.AugMix(value_range=(0, 1), seed=5)]),
     Setting("ConvBNAct", layers=lambda: [layers.ConvBNAct(4, 3, padding="same")]),
     Setting("DenseBNAct", layers=lambda: [layers.DenseBNAct(4)]),
     Setting(

@@ -5,6 +5,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from keras_optkit.augmentation.backend import ops_for
 
 Range = tuple[float, float]
@@ -125,6 +127,18 @@ def about_centre(linear: tuple, offset: tuple, height: Any, width: Any) -> Any:
         for i, (a, b) in enumerate(linear)
     ]
     return ops.stack(rows, axis=1)
+
+
+def composed(first: Any, second: Any) -> Any:
+    """Returns the matrices that do in one resampling what two of them do one after the other.
+
+    Args:
+        first: Float32 tensor of shape (batch, 2, 3), see `warp`, which is applied first.
+        second: The same for what is applied to the result.
+    """
+    ops = ops_for(first)
+    linear = ops.sum(first[:, :, :2, None] * second[:, None], axis=2)
+    return linear + first[:, :, 2:] * np.array([0, 0, 1], "float32")
 
 
 def flip_signs(enabled: bool, draws: Any) -> Any:

@@ -1,32 +1,63 @@
 """The base of every augmentation layer: what goes in, what comes out, and where it may run."""
 
+import sys
+import threading
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_optkit.augmentation.backend import is_outermost, ops_for, uniform, xla_pays
+from keras_optkit.augmentation.backend import (
+    compiled_for_cpu,
+    first_time,
+    is_concrete,
+    is_eager_on_cpu,
+    is_outermost,
+    is_tensorflow,
+    on_the_host,
+    ops_for,
+    uniform,
+    xla_pays,
+)
+from keras_optkit.augmentation.bounding_boxes import (
+    check_boxes,
+    check_format,
+    clip_corners,
+    from_corners,
+    is_padding,
+    to_corners,
+)
+from keras_optkit.augmentation.host import apply_on_host
+from keras_optkit.augmentation.stages import Stage, apply, flatten, fuse, output_shape, unflatten
+from keras_optkit.augmentation.value_range import check_value_range, describe, in_range
 from keras_optkit.core.messages import did_you_mean
 
-_KEYS = ("images", "labels", "segmentation_masks")
+_KEYS = ("images", "labels", "segmentation_masks", "bounding_boxes")
+# A layer can't have a lock of its own and be copied.
+_SAMPLING = threading.Lock()
+# From this many pixels on, changing colours costs more than the way to the host engine and back.
+_LARGE = 128 * 128
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class AugmentationLayer(keras.layers.Layer):
     """Augments images, each in its own way, during training.
 
-    A subclass says how to draw a table of parameters with one row per image (`sample`), and what
-    a table does to images (`augment_images`) and to masks (`augment_masks`), both of which it gets
-    as batches with the channels last. It may also override what happens to images in training and
-    inference alike (`finish_images`).
+    A subclass says how to draw a table of parameters with one row per image (`sample`), and which
+    stages a table turns into (`stages`). Instead of the latter it may say what a table does to
+    images (`augment_images`) and to masks (`augment_masks`), both of which it gets as batches with
+    the channels last. It may also override what happens to images in training and inference alike
+    (`finish_images`).
 
     A layer may be called on:
 
     - a batch of images of shape (batch, height, width, channels), or one image of shape (height,
       width, channels), with the channels before the height if `data_format="channels_first"`,
       of data type uint8 or float;
-    - a dictionary with `"images"`, and optionally `"labels"`, which pass through, and
+    - a dictionary with `"images"`, and optionally `"labels"`, which pass through,
       `"segmentation_masks"` of any data type, of shape (batch, height, width) or that of the
-      images with any number of channels;
+      images with any number of channels, and `"bounding_boxes"`, as Keras' own layers take them: a
+      dictionary with `"boxes"` of shape (batch, boxes, 4) and `"labels"` of shape (batch, boxes);
     - either of these and more arguments, such as labels, which pass through: the layer then
       returns a tuple. So `dataset.map(layer)` works on a `tf.data.Dataset` of (images, labels).
 
@@ -35,18 +66,45 @@ class AugmentationLayer(keras.layers.Layer):
     follows the model, and does not augment where the model isn't told to train either (Keras' own
     do), so `evaluate`, `predict`, `model(x)` and an exported model leave images as they are.
 
+    Boxes come out in float32. In training they move with what they show, a box that was turned
+    becomes the smallest upright box around it, and boxes are cut off at the edge of the image. The
+    label of a box of which nothing is left becomes -1, as in Keras. Boxes with negative labels are
+    padding, and stay as they are.
+
+    Float images are checked once: they must be finite and in `value_range`. A layer that is called
+    by itself raises at its first call, and in a `tf.data` pipeline at the first element, as
+    TensorFlow's `InvalidArgumentError`. In the compiled step of a model nothing can raise: there a
+    layer that has a `value_range` turns images out of it into NaN, and the loss says so.
+
     Args:
         seed: Integer, or `None` for a seed that differs from run to run. The state of the generator
             is saved with the model.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to the setting of Keras.
+        value_range: Pair of numbers, the lowest and the highest value of float images, or `None`
+            for a layer that needs none. Images of type uint8 are in [0, 255].
+        bounding_box_format: The format of boxes, one of those of
+            `keras.utils.bounding_boxes.convert_format`, or `None` if there are no boxes.
         **kwargs: `name` and `dtype`, of which the compute data type must be a float.
 
     Raises:
         ValueError: If an argument is not as above, or, in a call, the inputs are not.
     """
 
-    def __init__(self, seed: int | None = None, data_format: str | None = None, **kwargs):
+    # Whether a layer changes labels; the others leave them alone, whatever they are.
+    _changes_labels = False
+
+    def __init__(
+        self,
+        seed: int | None = None,
+        data_format: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        bounding_box_format: str | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.value_range = check_value_range(value_range)
+        self.bounding_box_format = check_format(bounding_box_format)
+        self._values_are_checked = False
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
         if self.compute_dtype not in _FLOATS:
@@ -66,6 +124,11 @@ class AugmentationLayer(keras.layers.Layer):
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether images come out on another scale of values, in inference too."""
+        return False
+
     def sample(self, draw, height, width) -> dict[str, Any]:
         """Draws the parameters of a batch.
 
@@ -79,19 +142,51 @@ class AugmentationLayer(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def sample_inference(self, ones, height, width) -> dict[str, Any] | None:
+        """Returns the table for inference, or `None` where images stay as they are.
+
+        Args:
+            ones: Float32 tensor of shape (batch,), of ones.
+            height: Integer or scalar tensor, the height of the images in pixels.
+            width: Integer or scalar tensor, the width of the images in pixels.
+        """
+        return None
+
+    def output_size(self, height, width) -> tuple:
+        """Returns the height and width of what comes out for images of a height and width."""
+        return height, width
+
+    def stages(self, table: dict[str, Any], height, width) -> list[Stage]:
+        """Turns a table into the stages that are applied to images of a height and a width."""
+        raise NotImplementedError
+
     def augment_images(self, images, table):
         """Applies a table to images of shape (batch, height, width, channels)."""
-        raise NotImplementedError
+        return apply(images, self._stages_for(images, table), self.value_range)
 
     def augment_masks(self, masks, table):
         """Applies a table to masks of shape (batch, height, width, channels)."""
+        for stage in self._stages_for(masks, table):
+            masks = stage.on_masks(masks)
         return masks
+
+    def augment_boxes(self, corners, table, height, width):
+        """Applies a table to boxes of shape (batch, boxes, 4), see `to_corners`."""
+        for stage in self.stages(table, height, width):
+            corners = stage.on_boxes(corners)
+        return corners
+
+    def augment_labels(self, labels, table):
+        """Applies a table, or none in inference, to labels, in a layer that changes these."""
+        return labels
+
+    def begin_images(self, images):
+        """Does what is done to images before they are augmented."""
+        return images
 
     def finish_images(self, images):
         """Does what is done to images in training and inference alike."""
-        if keras.backend.standardize_dtype(images.dtype) == "uint8":
-            return images
-        return ops_for(images).cast(images, self.compute_dtype)
+        return images if _is_uint8(images) else ops_for(images).cast(images, self.compute_dtype)
 
     def __call__(self, inputs, *rest, **kwargs):
         if not rest:
@@ -101,13 +196,19 @@ class AugmentationLayer(keras.layers.Layer):
                 "`training` must be passed by its name, as in `layer(images, training=True)`. "
                 f"Received: {rest[0]!r} as the second argument"
             )
-        return (super().__call__(inputs, **kwargs), *rest)
+        packed, others = self._packed(inputs, rest)
+        return self._unpacked(super().__call__(packed, **kwargs), inputs, others)
 
     def call(self, inputs, training=None):
         augment = is_outermost(self) if training is None else training
         data = self._to_tensors(inputs)
-        table = self._sample(data) if augment else None
-        return self._like(inputs, self._apply(data, table))
+        table = self._sample(data) if augment else self._still(data)
+        if self._changes_labels:
+            self._check_given_labels(data, augment)
+        outputs = self._apply(data, table)
+        if augment:
+            outputs["images"] = self._poisoned(outputs["images"], data["images"])
+        return self._like(inputs, outputs)
 
     def map(self, dataset, num_parallel_calls: int | None = None):
         """Augments a `tf.data.Dataset`, several elements at a time.
@@ -135,31 +236,82 @@ class AugmentationLayer(keras.layers.Layer):
 
         @tf.autograph.experimental.do_not_convert
         def sample(*element):
-            return element, self._sample(self._to_tensors(element[0]))
+            inputs, *rest = element
+            packed, _ = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
+            if self._changes_labels:
+                self._check_given_labels(data, True)
+            return element, self._sample(data)
 
         @tf.autograph.experimental.do_not_convert
         def augment(element, table):
             inputs, *rest = element
-            outputs = self._like(inputs, self._apply(self._to_tensors(inputs), table))
-            return (outputs, *rest) if rest else outputs
+            packed, others = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
+            if self._host_pays(data, table):
+                outputs = self._augment(data, table, self._augment_on_host_from_graph)
+            else:
+                outputs = self._apply(data, table)
+            return self._unpacked(self._like(packed, outputs), inputs, others)
 
         parallel = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
         dataset = dataset.map(sample).map(augment, num_parallel_calls=parallel, deterministic=True)
         return dataset.prefetch(tf.data.AUTOTUNE)
 
+    def host(self, images, labels=None, training: bool = True):
+        """Augments NumPy arrays on the CPU, for a `keras.utils.PyDataset` or any other loop.
+
+        Several threads may call it at the same time. Each call takes the next draws from the
+        stream of the layer, so only calls from one thread give the same images in each run.
+
+        Args:
+            images: Array of shape (batch, height, width, channels) or (height, width, channels),
+                with the channels first if the layer has them so, or a dictionary of arrays.
+            labels: Array, the labels of the images, which the layer may change. Optional.
+            training: Boolean, whether to augment.
+
+        Returns:
+            What came in, augmented, as NumPy arrays: the images, or a tuple (images, labels) if
+            labels were given. The arrays that came in stay as they are.
+
+        Example:
+
+        ```python
+        class Batches(keras.utils.PyDataset):
+            def __getitem__(self, i):
+                part = slice(32 * i, 32 * (i + 1))
+                return layer.host(x_train[part], y_train[part])
+        ```
+        """
+        return self._on_host(images, labels, training)[0]
+
     def compute_output_shape(self, input_shape):
-        return input_shape
+        shape, axis = list(input_shape), -2 if self._channels_first else -3
+        shape[axis : axis + 2 or None] = self.output_size(*shape[axis : axis + 2 or None])
+        return tuple(shape)
 
     def compute_output_spec(self, inputs, training=None):
         data = inputs if isinstance(inputs, dict) else {"images": inputs}
         self._check_keys(data)
         self._check(data)
         dtype = keras.backend.standardize_dtype(data["images"].dtype)
-        images = keras.KerasTensor(data["images"].shape, self._output_dtype(dtype))
-        return self._like(inputs, {**data, "images": images})
+        shape = self.compute_output_shape(data["images"].shape)
+        data = {**data, "images": keras.KerasTensor(shape, self._output_dtype(dtype))}
+        if "bounding_boxes" in data:
+            boxes = data["bounding_boxes"]
+            boxes = {**boxes, "boxes": keras.KerasTensor(boxes["boxes"].shape, "float32")}
+            data["bounding_boxes"] = boxes
+        if "labels" in data and self._changes_labels:
+            shape = data["labels"].shape
+            data["labels"] = keras.KerasTensor((shape[0], self._label_columns(shape)), "float32")
+        return self._like(inputs, data)
 
     def get_config(self):
-        return {**super().get_config(), "seed": self.seed, "data_format": self.data_format}
+        config = {**super().get_config(), "seed": self.seed, "data_format": self.data_format}
+        for name in ("value_range", "bounding_box_format"):
+            if getattr(self, name) is not None:
+                config[name] = getattr(self, name)
+        return config
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -174,41 +326,210 @@ class AugmentationLayer(keras.layers.Layer):
 
     def _sample(self, data):
         images = data["images"]
-        ops = ops_for(images)
-        shape = ops.shape(images)
-        batch = shape[0] if len(shape) == 4 else 1
-        axis = -2 if self._channels_first else -3
+        self._check_values(images)
+        batch, height, width = self._sizes(images)
         return self.sample(
-            lambda n: uniform((batch, n), self.seed_generator, images),
-            shape[axis],
-            shape[axis + 1],
+            lambda n: uniform((batch, n), self.seed_generator, images), height, width
         )
+
+    def _packed(self, inputs, rest):
+        """Returns what the layer works on of what it was called on, and what passes by."""
+        if not self._changes_labels or not rest or isinstance(inputs, dict):
+            return inputs, rest
+        labels, *weights = rest
+        if weights:
+            raise ValueError(
+                f"{type(self).__name__} mixes images, and the loss of a mixture can't be weighed "
+                "by one sample weight. Leave the weights out. "
+                f"Received: {2 + len(weights)} arguments, (images, labels, weights)"
+            )
+        return {"images": inputs, "labels": labels}, ()
+
+    def _unpacked(self, outputs, inputs, others):
+        """Returns outputs in the structure of what the layer was called on."""
+        if isinstance(outputs, dict) and not isinstance(inputs, dict):
+            return outputs["images"], outputs["labels"]
+        return (outputs, *others) if others else outputs
+
+    def _check_given_labels(self, data, augment):
+        """Checks what a layer that changes labels was given to mix."""
+        if "labels" in data:
+            self._check_label_values(data["labels"])
+        elif augment:
+            raise ValueError(
+                f"{type(self).__name__} mixes labels as it mixes images, so it stands in front of "
+                "the model. Call it on (images, labels) or on a dictionary with 'images' and "
+                "'labels', as in `layer.map(dataset)`. Received: images without labels"
+            )
+        if augment and len(data["images"].shape) == 3:
+            raise ValueError(
+                f"{type(self).__name__} mixes the images of a batch with one another; batch the "
+                f"dataset first. Received: one image of shape {_shape(data['images'])}"
+            )
+
+    def _still(self, data):
+        """Returns the table for inference, or `None`."""
+        images = data["images"]
+        batch, height, width = self._sizes(images)
+        ones = ops_for(images).ones((batch,), dtype="float32")
+        return self.sample_inference(ones, height, width)
+
+    def _check_values(self, images):
+        """Checks the values of images once, where something can be raised."""
+        if _is_uint8(images) or self._values_are_checked:
+            return
+        if is_concrete(images):
+            if not in_range(images, self.value_range):
+                raise ValueError(describe(images, self.value_range))
+            self._values_are_checked = True
+        elif is_tensorflow(images) and is_outermost(self):
+            tf = sys.modules["tensorflow"]
+            allowed = "finite" if self.value_range is None else f"in {self.value_range}"
+            message = (
+                f"Images must be {allowed}; pass the layer `value_range`, the range of your images."
+            )
+
+            def check():
+                limits = tf.reduce_min(images), tf.reduce_max(images)
+                tf.debugging.Assert(
+                    in_range(images, self.value_range), [message, "Received: from, to", *limits]
+                )
+
+            first_time(self, check)
+
+    def _poisoned(self, outputs, images):
+        """Returns NaN for outputs of images out of range, where nothing can be raised."""
+        if self.value_range is None or _is_uint8(images) or is_concrete(images):
+            return outputs
+        if is_tensorflow(images) and is_outermost(self):
+            return outputs
+        ops = ops_for(images)
+        nan = ops.cast(float("nan"), outputs.dtype)
+        return ops.where(in_range(images, self.value_range), outputs, nan)
+
+    def _sizes(self, images):
+        """Returns how many images there are, their height and their width."""
+        shape = ops_for(images).shape(images)
+        axis = -2 if self._channels_first else -3
+        return shape[0] if len(shape) == 4 else 1, shape[axis], shape[axis + 1]
+
+    def _stages_for(self, images, table):
+        shape = ops_for(images).shape(images)
+        return fuse(self.stages(table, shape[1], shape[2]))
 
     def _apply(self, data, table):
         """Applies a table, through XLA where this pays and the graph around isn't compiled.
 
         XLA makes several times as many images per second, but compiles anew for each shape. A
-        ragged last batch is worth that, images of unknown sizes are not.
+        ragged last batch is worth that, images of unknown sizes are not. Where nothing is compiled,
+        as on torch, stages are left to the host engine if it has less to do than they have.
         """
         images = data["images"]
+        if table is not None and is_eager_on_cpu(images) and self._host_pays(data, table):
+            return self._augment(data, table, self._augment_on_host_eagerly)
         if table is None or None in _shape(images)[-3:] or not xla_pays(self, images):
             return self._augment(data, table)
         import tensorflow as tf
 
-        return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
+        with compiled_for_cpu():
+            return tf.function(self._augment, jit_compile=True, autograph=False)(data, table)
 
-    def _augment(self, data, table):
+    @property
+    def _has_stages(self) -> bool:
+        """Whether stages are all that a table does to images, so that the host engine can too."""
+        return type(self).augment_images is AugmentationLayer.augment_images
+
+    def _host_pays(self, data, table) -> bool:
+        """Whether the host engine is the faster one where nothing is compiled but by this room."""
+        in_graph = is_tensorflow(data["images"]) and not is_concrete(data["images"])
+        if not self._has_stages or (in_graph and not _is_uint8(data["images"])):
+            return False
+        if in_graph and None in _shape(data["images"])[-3:]:
+            # XLA would compile anew for each size.
+            return True
+        _, height, width = self._sizes(data["images"])
+        stages = self.stages(table, height, width)
+        small = None not in _shape(data["images"])[-3:] and height * width < _LARGE
+        if small and all(stage.local for stage in stages):
+            return False
+        return any(stage.cheaper_on_host for stage in stages)
+
+    def _on_host(self, images, labels, training):
+        """Returns what `host` does, and the table that was drawn."""
+        rest = () if labels is None else (np.asarray(labels),)
+        inputs = images if isinstance(images, dict) else np.asarray(images)
+        with on_the_host():
+            packed, others = self._packed(inputs, rest)
+            data = self._to_tensors(packed)
+            with _SAMPLING:
+                table = self._sample(data) if training else self._still(data)
+            if self._changes_labels:
+                self._check_given_labels(data, training)
+            augment = self._augment_on_host if self._has_stages else None
+            outputs = self._like(packed, self._augment(data, table, augment))
+            return self._unpacked(outputs, inputs, others), table
+
+    def _augment_on_host(self, images, table):
+        return apply_on_host(images, self._stages_for(images, table), self.value_range)
+
+    def _augment_on_host_eagerly(self, images, table):
+        ops = ops_for(images)
+        stages = self._stages_for(images, table)
+        arrays = [ops.convert_to_numpy(tensor) for tensor in flatten(stages)]
+        outputs = apply_on_host(
+            ops.convert_to_numpy(images), unflatten(stages, arrays), self.value_range
+        )
+        return ops.convert_to_tensor(outputs)
+
+    def _augment_on_host_from_graph(self, images, table):
+        import tensorflow as tf
+
+        stages = self._stages_for(images, table)
+
+        def augment(images, *tensors):
+            return apply_on_host(images, unflatten(stages, tensors), self.value_range)
+
+        dtype = images.dtype if _is_uint8(images) else tf.float32
+        outputs = tf.numpy_function(augment, [images, *flatten(stages)], dtype, stateful=False)
+        outputs.set_shape(output_shape(images.shape, stages))
+        return outputs
+
+    def _augment(self, data, table, augment_images=None):
         """Applies a table, or none in inference, to tensors as they came in."""
         images, undo = self._as_batch(data["images"])
         if table is not None:
-            images = self.augment_images(images, table)
+            images = (augment_images or self.augment_images)(self.begin_images(images), table)
         outputs = {"images": undo(self.finish_images(images))}
         if "segmentation_masks" in data:
             masks, undo = self._as_batch(data["segmentation_masks"], len(data["images"].shape))
             outputs["segmentation_masks"] = undo(
                 masks if table is None else self.augment_masks(masks, table)
             )
+        if "labels" in data:
+            outputs["labels"] = self.augment_labels(data["labels"], table)
+        if "bounding_boxes" in data:
+            before, after = (self._sizes(x["images"])[1:] for x in (data, outputs))
+            outputs["bounding_boxes"] = self._move_boxes(
+                data["bounding_boxes"], table, before, after
+            )
         return outputs
+
+    def _move_boxes(self, bounding_boxes, table, before, after):
+        """Applies a table to boxes, given the sizes of the images before and after."""
+        boxes, labels = bounding_boxes["boxes"], bounding_boxes["labels"]
+        ops = ops_for(boxes)
+        boxes = ops.cast(boxes, "float32")
+        if table is None:
+            return {"boxes": boxes, "labels": labels}
+        corners = to_corners(boxes, self.bounding_box_format, *before)
+        single = len(boxes.shape) == 2
+        corners = ops.expand_dims(corners, 0) if single else corners
+        corners = self.augment_boxes(corners, table, *before)
+        corners = ops.squeeze(corners, 0) if single else corners
+        corners, new_labels = clip_corners(corners, labels, *after)
+        moved = from_corners(corners, self.bounding_box_format, *after)
+        padding = is_padding(labels, len(boxes.shape))[..., None]
+        return {"boxes": ops.where(padding, boxes, moved), "labels": new_labels}
 
     def _as_batch(self, x, rank=None):
         """Returns images or masks as a batch with the channels last, and how to undo this."""
@@ -236,9 +557,10 @@ class AugmentationLayer(keras.layers.Layer):
         """Returns the images and masks of the inputs in a dictionary, as tensors."""
         data = inputs if isinstance(inputs, dict) else {"images": inputs}
         self._check_keys(data)
-        data = {key: ops_for(x).convert_to_tensor(x) for key, x in data.items() if key != "labels"}
+        if not self._changes_labels:
+            data = {key: value for key, value in data.items() if key != "labels"}
         self._check(data)
-        return data
+        return keras.tree.map_structure(lambda x: ops_for(x).convert_to_tensor(x), data)
 
     def _like(self, inputs, data):
         """Returns the images and masks in the structure of the inputs."""
@@ -279,6 +601,12 @@ class AugmentationLayer(keras.layers.Layer):
             )
         if "segmentation_masks" in data:
             self._check_masks(shape, _shape(data["segmentation_masks"]))
+        if "bounding_boxes" in data:
+            check_boxes(data["bounding_boxes"], self.bounding_box_format, len(shape) == 4)
+        self._check_own(data)
+
+    def _check_own(self, data):
+        """Checks what only this kind of layer asks of its inputs."""
 
     def _check_masks(self, shape, masks_shape):
         expected = shape[:-3] + (shape[-2:] if self._channels_first else shape[-3:-1])
@@ -300,6 +628,10 @@ class AugmentationLayer(keras.layers.Layer):
     @property
     def _channels_first(self) -> bool:
         return self.data_format == "channels_first"
+
+
+def _is_uint8(images) -> bool:
+    return keras.backend.standardize_dtype(images.dtype) == "uint8"
 
 
 def _shape(tensor) -> tuple | None:

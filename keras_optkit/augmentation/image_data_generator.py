@@ -1,16 +1,19 @@
 """The augmentation of Keras' `ImageDataGenerator`, as a layer."""
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_optkit.augmentation.affine import about_centre, as_range, flip_signs
+from keras_optkit.augmentation.affine_stage import Affine
 from keras_optkit.augmentation.augmentation_layer import AugmentationLayer
 from keras_optkit.augmentation.backend import ops_for
-from keras_optkit.augmentation.warp import check_sampling, warp
+from keras_optkit.augmentation.stages import Stage, like, per_image
+from keras_optkit.augmentation.warp import check_sampling
 from keras_optkit.core.serialization import register
 
 _NORMALIZATION = "use `keras.layers.Normalization`, adapted to the data, behind the layer"
@@ -240,6 +243,10 @@ class ImageDataGeneratorLayer(AugmentationLayer):
         self.rescale = None if rescale is None else _number("rescale", rescale)
         self.interpolation_order = interpolation_order
 
+    @property
+    def normalizes(self):
+        return True
+
     def sample(self, draw, height, width):
         draws = draw(self._DRAWS)
         ops = ops_for(draws)
@@ -269,29 +276,16 @@ class ImageDataGeneratorLayer(AugmentationLayer):
             table["brightness"] = between(11, *self._brightness)
         return table
 
-    def augment_images(self, images, table):
-        ops = ops_for(images)
-        images = warp(
-            ops.cast(images, "float32"),
-            table["matrices"],
-            self._interpolation,
-            self.fill_mode,
-            self.cval,
-        )
-        if "channel_shift" in table:
-            low, high = _limits(images, ops)
-            images = ops.clip(images + _per_image(table["channel_shift"]), low, high)
-        if "brightness" in table:
-            low, high = _limits(images, ops)
-            # The generator takes images to be in [0, 255], unless one is not.
-            other = (low < 0) | (high > 255)
-            low, high = ops.where(other, low, 0.0), ops.where(other, high, 255.0)
-            brighter = (images - low) * _per_image(table["brightness"]) + low
-            images = ops.clip(brighter, low, high)
-        return images
+    def begin_images(self, images):
+        return ops_for(images).cast(images, "float32")
 
-    def augment_masks(self, masks, table):
-        return warp(masks, table["matrices"], "nearest", self.fill_mode)
+    def stages(self, table, height, width):
+        stages = [Affine(table["matrices"], self._interpolation, self.fill_mode, self.cval)]
+        if "channel_shift" in table:
+            stages.append(ChannelShift(table["channel_shift"]))
+        if "brightness" in table:
+            stages.append(Brightness(table["brightness"]))
+        return stages
 
     def finish_images(self, images):
         ops = ops_for(images)
@@ -386,10 +380,79 @@ def _number(name: str, value: Any, low: float = -math.inf, high: float = math.in
     return value
 
 
-def _per_image(values: Any) -> Any:
-    return values[:, None, None, None]
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChannelShift(Stage):
+    """Adds something to the values of each image, within the limits that these had.
+
+    Args:
+        shifts: Float32 tensor of shape (batch,).
+    """
+
+    shifts: Any
+
+    scaled: ClassVar[bool] = False
+    cheaper_on_host: ClassVar[bool] = False
+
+    def gated(self, on):
+        return ChannelShift(ops_for(self.shifts).where(on, self.shifts, 0.0))
+
+    def on_batch(self, images):
+        ops = ops_for(images)
+        x = ops.cast(images, "float32")
+        low, high = (f(x, axis=(1, 2, 3), keepdims=True) for f in (ops.min, ops.max))
+        return like(ops.clip(x + per_image(self.shifts), low, high), images)
+
+    def on_image(self, image, i):
+        import cv2
+
+        low, high = cv2.minMaxLoc(image.reshape(len(image), -1))[:2]
+        result = np.clip(image + np.float32(self.shifts[i]), low, high)
+        return like(result, image)
+
+    def does_nothing(self):
+        return self.shifts == 0
+
+    def describe(self, i, size):
+        return f"values {self.shifts[i]:+.1f}"
 
 
-def _limits(images: Any, ops: Any) -> tuple:
-    """Returns the lowest and the highest number of each image."""
-    return tuple(f(images, axis=(1, 2, 3), keepdims=True) for f in (ops.min, ops.max))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Brightness(Stage):
+    """Multiplies the values of each image, which it takes to be in [0, 255] unless one is not.
+
+    In an image with others it multiplies the distances to the lowest value, up to the highest.
+
+    Args:
+        factors: Float32 tensor of shape (batch,).
+    """
+
+    factors: Any
+
+    scaled: ClassVar[bool] = False
+    cheaper_on_host: ClassVar[bool] = False
+
+    def gated(self, on):
+        return Brightness(ops_for(self.factors).where(on, self.factors, 1.0))
+
+    def on_batch(self, images):
+        ops = ops_for(images)
+        x = ops.cast(images, "float32")
+        low, high = (f(x, axis=(1, 2, 3), keepdims=True) for f in (ops.min, ops.max))
+        other = (low < 0) | (high > 255)
+        low, high = ops.where(other, low, 0.0), ops.where(other, high, 255.0)
+        return like(ops.clip((x - low) * per_image(self.factors) + low, low, high), images)
+
+    def on_image(self, image, i):
+        import cv2
+
+        low, high = cv2.minMaxLoc(image.reshape(len(image), -1))[:2]
+        if low >= 0 and high <= 255:
+            low, high = 0.0, 255.0
+        low, high = np.float32(low), np.float32(high)
+        return like(np.clip((image - low) * self.factors[i] + low, low, high), image)
+
+    def does_nothing(self):
+        return self.factors == 1
+
+    def describe(self, i, size):
+        return f"brightness {self.factors[i]:.2f}"

@@ -3,8 +3,9 @@
 import keras
 
 from keras_optkit.augmentation.affine import AffineRanges, affine_matrices
+from keras_optkit.augmentation.affine_stage import Affine
 from keras_optkit.augmentation.augmentation_layer import AugmentationLayer
-from keras_optkit.augmentation.warp import check_sampling, flip, warp
+from keras_optkit.augmentation.warp import check_sampling
 from keras_optkit.core.serialization import register
 
 
@@ -94,17 +95,16 @@ class RandomAffine(AugmentationLayer):
         draws = draw(AffineRanges.DRAWS)
         return {"matrices": affine_matrices(self._ranges, draws, height, width)}
 
-    def augment_images(self, images, table):
-        if self._ranges.only_flips:
-            return flip(images, table["matrices"])
-        if keras.backend.standardize_dtype(images.dtype) == "uint8":
-            self._check_fill_value()
-        return warp(images, table["matrices"], self.interpolation, self.fill_mode, self.fill_value)
-
-    def augment_masks(self, masks, table):
-        if self._ranges.only_flips:
-            return flip(masks, table["matrices"])
-        return warp(masks, table["matrices"], "nearest", self.fill_mode)
+    def stages(self, table, height, width):
+        return [
+            Affine(
+                table["matrices"],
+                self.interpolation,
+                self.fill_mode,
+                self.fill_value,
+                only_flips=self._ranges.only_flips,
+            )
+        ]
 
     def get_config(self):
         return {
@@ -120,8 +120,10 @@ class RandomAffine(AugmentationLayer):
             "fill_value": self.fill_value,
         }
 
-    def _check_fill_value(self):
-        if not 0 <= self.fill_value <= 255:
+    def _check(self, data):
+        super()._check(data)
+        dtype = keras.backend.standardize_dtype(data["images"].dtype)
+        if dtype == "uint8" and not 0 <= self.fill_value <= 255:
             raise ValueError(
                 "`fill_value` must be in [0, 255] for images of type uint8. "
                 f"Received: fill_value={self.fill_value!r}"

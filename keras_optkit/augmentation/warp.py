@@ -18,6 +18,7 @@ def warp(
     interpolation: str = "bilinear",
     fill_mode: str = "reflect",
     fill_value: float = 0.0,
+    size: tuple[int, int] | None = None,
 ) -> Any:
     """Resamples each image of a batch once, along its own affine matrix.
 
@@ -38,10 +39,11 @@ def warp(
         interpolation: `"bilinear"`, or `"nearest"`, which rounds halves up and mixes no values.
         fill_mode: One of `"constant"`, `"nearest"`, `"reflect"` and `"wrap"`.
         fill_value: Number, the `k` above.
+        size: A pair (height, width) of the output. Defaults to that of the images.
 
     Returns:
-        A tensor of the shape and data type of `images`. It is computed in float32; integers are
-        rounded to the nearest.
+        A tensor of the shape, but for `size`, and data type of `images`. It is computed in float32;
+        integers are rounded to the nearest.
 
     Example:
 
@@ -54,11 +56,12 @@ def warp(
     ops = ops_for(images)
     images = ops.convert_to_tensor(images)
     dtype = keras.backend.standardize_dtype(images.dtype)
-    batch, height, width, _ = shape = ops.shape(images)
+    batch, height, width, channels = ops.shape(images)
+    shape = (batch, *(size or (height, width)), channels)
 
     # Whole numbers stay floats until they index: integer division is slow and does not vectorize.
-    x = ops.reshape(ops.arange(width, dtype="float32"), (1, 1, -1))
-    y = ops.reshape(ops.arange(height, dtype="float32"), (1, -1, 1))
+    x = ops.reshape(ops.arange(shape[2], dtype="float32"), (1, 1, -1))
+    y = ops.reshape(ops.arange(shape[1], dtype="float32"), (1, -1, 1))
     m = ops.cast(matrices, "float32")[:, :, :, None, None]
     x, y = (m[:, i, 0] * x + m[:, i, 1] * y + m[:, i, 2] for i in (0, 1))
     first = ops.reshape(ops.arange(batch, dtype="int32") * (height * width), (-1, 1, 1))

@@ -294,6 +294,53 @@ def test_one_stream_however_the_layer_is_called(images):
         assert np.abs(outputs - expected).max() <= 1
 
 
+def test_two_seeds_have_nothing_in_common():
+    # On torch, Keras' own generators give seed 1 the draws that seed 0 has one call later.
+    draws = [[], []]
+    for seed in (0, 1):
+
+        class Recording(RandomAffine):
+            def sample(self, draw, height, width, seed=seed):
+                draws[seed].append(numpy(draw(7)))
+                return super().sample(draw, height, width)
+
+        layer = Recording(rotation=10, seed=seed)
+        for _ in range(4):
+            layer.host(np.zeros((2, 5, 9, 1), "float32"))
+    assert len({draw.tobytes() for draw in draws[0] + draws[1]}) == 8
+
+
+@pytest.mark.backends("tensorflow")
+def test_every_replica_has_its_own_draws():
+    import tensorflow as tf
+
+    image = np.random.default_rng(0).random((8, 8, 1)).astype("float32")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        layer = RandomAffine(rotation=30, translation=0.2, seed=0)
+        model = keras.Sequential([keras.Input((8, 8, 1)), layer, keras.layers.Flatten()])
+        model.add(keras.layers.Dense(1))
+        model.compile("sgd", "mse")
+
+    @tf.function
+    def step(batch):
+        return strategy.run(lambda x: layer(x, training=True), args=(batch,))
+
+    data = tf.data.Dataset.from_tensors(np.stack([image] * 8)).repeat(2)
+    halves = [
+        half.numpy()
+        for batch in strategy.experimental_distribute_dataset(data)
+        for half in strategy.experimental_local_results(step(batch))
+    ]
+    assert [len(half) for half in halves] == [4] * 4
+    assert len({output.tobytes() for half in halves for output in half}) == 16
+    # The first replica draws what one device alone would.
+    alone = RandomAffine(rotation=30, translation=0.2, seed=0)(np.stack([image] * 4))
+    np.testing.assert_allclose(halves[0], numpy(alone), atol=1e-5)
+    labelled = data.map(lambda x: (x, tf.zeros((8, 1))))
+    assert np.isfinite(model.fit(labelled, verbose=0).history["loss"][0])
+
+
 def test_a_ragged_last_batch_does_not_retrace(images):
     traces = []
 
@@ -324,8 +371,8 @@ def test_a_ragged_last_batch_does_not_retrace(images):
         ({"image": np.zeros((2, 4, 4, 3))}, "'image'.*Did you mean 'images'.*Received: keys"),
         ({"labels": np.zeros(2)}, "needs a dictionary with 'images'"),
         (
-            {"images": np.zeros((2, 4, 4, 3)), "bounding_boxes": np.zeros((2, 1, 4))},
-            "does not know what to do with 'bounding_boxes'",
+            {"images": np.zeros((2, 4, 4, 3)), "keypoints": np.zeros((2, 1, 2))},
+            "does not know what to do with 'keypoints'",
         ),
         (
             {"images": np.zeros((2, 5, 9, 3)), "segmentation_masks": np.zeros((2, 9, 5, 1))},

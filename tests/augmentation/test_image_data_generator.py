@@ -75,7 +75,8 @@ def test_does_what_the_generator_does(images, arguments):
     draws = np.random.default_rng(1).random((8, 12)).astype("float32")
     layer = from_image_data_generator(**arguments)
     table = table_of(layer, draws)
-    augmented = layer.augment_images(keras.ops.convert_to_tensor(images), table)
+    tensors = layer.begin_images(keras.ops.convert_to_tensor(images))
+    augmented = layer.augment_images(tensors, table)
     outputs = numpy(layer.finish_images(augmented))
     expected = [generator_output(arguments, *pair) for pair in zip(images, draws, strict=True)]
     tolerance = 2e-3 * (arguments.get("rescale") or 1)
@@ -231,3 +232,16 @@ def test_takes_every_argument_of_the_generator_with_its_default():
 def test_bad_and_refused_arguments_say_what_to_do(argument, value, message):
     with pytest.raises(ValueError, match=f"`{argument}` .*{message}(.|\n)*Received: {argument}="):
         from_image_data_generator(**{argument: value})
+
+
+def test_the_engines_agree(images):
+    arguments = {**CLASSIC, "channel_shift_range": 40.0, "brightness_range": (0.5, 1.5), "seed": 1}
+    smooth = np.stack([np.linspace(20 * i, 200, 5 * 9 * 3).reshape(5, 9, 3) for i in range(8)])
+    smooth = smooth.astype("uint8")
+    on_host = from_image_data_generator(**arguments).host(smooth)
+    assert on_host.dtype == "float32"
+    layer = from_image_data_generator(**arguments)
+    table = layer._sample({"images": keras.ops.convert_to_tensor(smooth)})
+    tensors = layer.begin_images(keras.ops.convert_to_tensor(smooth))
+    on_tensors = numpy(layer.finish_images(layer.augment_images(tensors, table)))
+    np.testing.assert_allclose(on_host, on_tensors, atol=1 / 255)
