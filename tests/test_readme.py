@@ -6,6 +6,8 @@ import re
 import keras
 import numpy as np
 
+import keras_optkit
+
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
@@ -20,3 +22,31 @@ def test_before_and_after(digits, tmp_path, monkeypatch):
         exec(block.replace("epochs=30", "epochs=20, verbose=0"), names)
         assert names["model"].count_params() > 0
     assert (tmp_path / "model.tflite").stat().st_size > 10_000
+
+
+def test_snippets(digits, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    images, y = 255 * np.repeat(digits[0][:64], 3, axis=-1), digits[1][:64]
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(8, 3),
+            keras.layers.BatchNormalization(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    names = {"optkit": keras_optkit, "model": model, "x": images, "y": y, "images": images[:4]}
+    names["dataset"] = tf.data.Dataset.from_tensor_slices((images, y)).batch(16)
+    blocks = re.findall(r"```py\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, names)
+    assert next(iter(names["mixed"]))[1].shape == (16, 10)
+    assert len(names["folded"].layers) == len(model.layers) - 1
+    for picture in ("augmented.png", "range_test.png"):
+        assert (tmp_path / picture).stat().st_size > 1000

@@ -65,8 +65,14 @@ def with_parts(data, epochs, callbacks):
     model = keras.Sequential(
         [
             keras.Input(data.image_shape),
-            layers.Rescaling(1 / 255),
-            optkit.layers.RandomAffine(rotation=10, translation=0.1, zoom=0.1, fill_mode="nearest"),
+            optkit.layers.AugmentationPipeline(
+                [
+                    optkit.layers.RandomAffine(
+                        rotation=10, translation=0.1, zoom=0.1, fill_mode="nearest"
+                    )
+                ],
+                rescale=1 / 255,
+            ),
             *blocks,
             layers.Flatten(),
             optkit.layers.DenseBNAct(128, momentum=0.9),
