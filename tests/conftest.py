@@ -39,6 +39,16 @@ def _seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture
+def mirrored():
+    """A MirroredStrategy on two logical CPU devices; for TensorFlow only."""
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
+    assert len(devices) == 2
+    # The default collectives are numbered by process, and stumble over a second strategy.
+    reduce = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduce)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """scikit-learn's digits: float32 images of shape (1797, 8, 8, 1) in [0, 1], int labels."""

@@ -35,7 +35,7 @@ from keras_optkit.core.messages import did_you_mean
 _KEYS = ("images", "labels", "segmentation_masks", "bounding_boxes")
 # A layer can't have a lock of its own and be copied.
 _SAMPLING = threading.Lock()
-# From this many pixels on, changing colours costs more than the way to the host engine and back.
+# From this many pixels on, changing colors costs more than the way to the host engine and back.
 _LARGE = 128 * 128
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 

@@ -17,7 +17,7 @@ class AugmentationPipeline(CompositeLayer):
     """Applies layers one after the other, in as few passes as possible, and normalizes.
 
     What the members do to an image is fused: neighbours that move pixels are composed into one
-    resampling, and neighbours that change colours into one pass. So two `RandomAffine` blur an
+    resampling, and neighbours that change colors into one pass. So two `RandomAffine` blur an
     image as little as one, and what the first moves out of the picture the second may move back in.
 
     In training and inference alike, images are then normalized: they come out as

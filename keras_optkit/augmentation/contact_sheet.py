@@ -92,7 +92,7 @@ def _grid(rows, layer, with_text):
     axes = figure.subplots(len(rows), count, squeeze=False)
     for row, (images, labels, words) in zip(axes, rows, strict=True):
         for i, axis in enumerate(row):
-            axis.imshow(_as_colours(images[i], layer), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(_as_colors(images[i], layer), cmap="gray", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             title = "original" if words is None else ""
@@ -116,7 +116,7 @@ def _words(layer, table, size, count):
     return [", ".join(dict.fromkeys(row)) or "as it was" for row in words]
 
 
-def _as_colours(image, layer):
+def _as_colors(image, layer):
     """Returns an image that came out of a layer with the channels last and values in [0, 1]."""
     if layer.data_format == "channels_first":
         image = image.transpose(1, 2, 0)

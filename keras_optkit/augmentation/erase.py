@@ -1,4 +1,4 @@
-"""The stage that overwrites a rectangle of an image, with a colour or with noise."""
+"""The stage that overwrites a rectangle of an image, with a color or with noise."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ class Erase(Stage):
         boxes: Int32 tensor of shape (batch, 4) with top, left, bottom and right, of which the last
             two are not inside. An empty rectangle erases nothing.
         seeds: Int32 tensor of shape (batch,) from which noise is made.
-        noise: `None`, `"colour"` for one random colour per image or `"pixel"` for noise.
+        noise: `None`, `"color"` for one random color per image or `"pixel"` for noise.
         fill_value: Number, or a tuple with one number per channel, that is put in place without
             noise.
     """
@@ -67,7 +67,7 @@ class Erase(Stage):
             fill = ops.cast(ops.convert_to_tensor(self.fill_value), "float32")
             return ops.reshape(fill, (1, 1, 1, -1))
         channel = ops.arange(channels, dtype="int32")
-        if self.noise == "colour":
+        if self.noise == "color":
             return random_bytes(self.seeds[:, None, None, None], channel)
         top, left, bottom, right = box or (0, 0, height, width)
         y, x = ops.arange(top, bottom, dtype="int32"), ops.arange(left, right, dtype="int32")

@@ -13,7 +13,7 @@ import numpy as np
 from keras_optkit.augmentation.affine import about_centre, composed
 from keras_optkit.augmentation.affine_stage import Affine
 from keras_optkit.augmentation.backend import ops_for
-from keras_optkit.augmentation.colour_stages import LUMA, ColourMatrix, Curve, Levels, Sharpness
+from keras_optkit.augmentation.color_stages import LUMA, ColorMatrix, Curve, Levels, Sharpness
 from keras_optkit.augmentation.stages import Stage
 from keras_optkit.core.messages import did_you_mean
 
@@ -120,7 +120,7 @@ def operation_stages(
 ) -> list[Stage]:
     """Turns operations, which each image goes through one after the other, into stages.
 
-    Two operations of an image need one resampling at most: the colours of the first one come
+    Two operations of an image need one resampling at most: the colors of the first one come
     before it and those of the second one behind it. Two geometric operations in a row are composed
     into it, where pixels that the first one alone would move out of the picture may come back.
 
@@ -141,17 +141,17 @@ def operation_stages(
     steps = [(operations[:, i], values[:, i]) for i in range(operations.shape[1])]
     for first in range(0, len(steps), 2):
         pair = steps[first : first + 2]
-        stages += _colour_stages(*pair[0], names)
+        stages += _color_stages(*pair[0], names)
         if set(names) & set(_GEOMETRIC):
             matrices = [_matrices(*step, height, width, names) for step in pair]
             matrices = matrices[0] if len(matrices) == 1 else composed(*matrices)
             stages.append(Affine(matrices, interpolation, fill_mode, fill_value))
         if len(pair) == 2:
-            stages += _colour_stages(*pair[1], names)
+            stages += _color_stages(*pair[1], names)
     return stages
 
 
-def _colour_stages(operations, values, names):
+def _color_stages(operations, values, names):
     ops = ops_for(values)
     names = set(names)
 
@@ -167,9 +167,9 @@ def _colour_stages(operations, values, names):
     if names & {"Color", "Contrast", "Brightness"}:
         ones = ops.ones_like(values)
         contrast = value_of("Contrast", ones)
-        colour, factor = value_of("Color", ones), value_of("Brightness", ones) * contrast
+        color, factor = value_of("Color", ones), value_of("Brightness", ones) * contrast
         weights = 1 - contrast if "Contrast" in names else None
-        stages.append(ColourMatrix(saturation_matrices(colour, factor), weights))
+        stages.append(ColorMatrix(saturation_matrices(color, factor), weights))
     if names & {"Posterize", "Solarize", "SolarizeAdd", "Invert"}:
         steps = thresholds = None
         if "Posterize" in names:
@@ -190,14 +190,14 @@ def _colour_stages(operations, values, names):
 
 
 def saturation_matrices(saturations: Any, factors: Any) -> Any:
-    """Returns colour matrices that blend with grey and then multiply.
+    """Returns color matrices that blend with grey and then multiply.
 
     Args:
         saturations: Float32 tensor of shape (batch,): 0 is grey, 1 the image itself.
         factors: Float32 tensor of shape (batch,).
 
     Returns:
-        A float32 tensor of shape (batch, 3, 4), see `ColourMatrix`.
+        A float32 tensor of shape (batch, 3, 4), see `ColorMatrix`.
     """
     ops = ops_for(saturations)
     identity = ops.convert_to_tensor(np.eye(3, 4, dtype="float32"))

@@ -73,11 +73,11 @@ class PolicyLayer(AugmentationLayer):
 
 
 def check_channels(layer: AugmentationLayer, images: Any) -> None:
-    """Raises `ValueError` unless images are grey or in three colours."""
+    """Raises `ValueError` unless images are grey or in three colors."""
     axis = -3 if layer.data_format == "channels_first" else -1
     if images.shape[axis] not in (1, 3):
         raise ValueError(
-            f"{type(layer).__name__} changes colours, so images must have 1 channel (grey) or 3 "
+            f"{type(layer).__name__} changes colors, so images must have 1 channel (grey) or 3 "
             f"(red, green, blue). Received: images of shape {tuple(images.shape)} with "
             f"data_format={layer.data_format!r}"
         )

@@ -7,25 +7,25 @@ import numpy as np
 from keras_optkit.augmentation.affine import as_range
 from keras_optkit.augmentation.augmentation_layer import AugmentationLayer
 from keras_optkit.augmentation.backend import ops_for
-from keras_optkit.augmentation.colour_stages import ColourMatrix, Curve
+from keras_optkit.augmentation.color_stages import ColorMatrix, Curve
 from keras_optkit.augmentation.policies import saturation_matrices
 from keras_optkit.augmentation.policy_layer import check_channels, check_number, whole_number
 from keras_optkit.core.serialization import register
 
-# From red, green, blue to luma and two axes of colour (YIQ, of NTSC), and back.
+# From red, green, blue to luma and two axes of color (YIQ, of NTSC), and back.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
 @register
 class RandomColor(AugmentationLayer):
-    """Changes the colours of each image at random.
+    """Changes the colors of each image at random.
 
     Every image draws its own parameters, uniformly and independently. It goes through brightness,
     contrast, saturation, hue and grayscale, in this order and as one linear map, is limited to
     `value_range`, and goes through gamma, posterize, solarize and invert. What is not asked for
     costs nothing. Brightness blends with black, contrast with the mean grey of the image and
-    saturation with its grey, as Pillow's `ImageEnhance` does. Hue turns colours around the grey
+    saturation with its grey, as Pillow's `ImageEnhance` does. Hue turns colors around the grey
     axis and leaves their luma as it is.
 
     Images of type uint8 come out as uint8, and float images in the compute data type of the layer.
@@ -39,7 +39,7 @@ class RandomColor(AugmentationLayer):
         saturation: The same.
         hue: Shares of a full turn: a number r in [0, 0.5] for (-r, r), or a pair (low, high) within
             [-0.5, 0.5].
-        grayscale: Probability in [0, 1] that an image loses its colours. It keeps its channels.
+        grayscale: Probability in [0, 1] that an image loses its colors. It keeps its channels.
         gamma: A number r in [0, 1) for exponents in (1 - r, 1 + r), or a pair (low, high) of
             exponents above 0, for values between a black of 0 and a white of 1.
         posterize: Integer in [1, 8], the least number of bits that stay. An image draws a number
@@ -136,7 +136,7 @@ class RandomColor(AugmentationLayer):
             if self._hue != (0.0, 0.0):
                 matrices = _turned(table["hue"], matrices, ops)
             still = self._factors["contrast"] == (1.0, 1.0)
-            stages.append(ColourMatrix(matrices, None if still else brightness * (1 - contrast)))
+            stages.append(ColorMatrix(matrices, None if still else brightness * (1 - contrast)))
         curve = {}
         if "gamma" in table:
             curve["gammas"] = table["gamma"]
@@ -175,7 +175,7 @@ class RandomColor(AugmentationLayer):
 
 
 def _turned(hue, matrices, ops):
-    """Returns colour matrices that are followed by a turn of the colours, in shares of one turn."""
+    """Returns color matrices that are followed by a turn of the colors, in shares of one turn."""
     angle = hue * (2 * math.pi)
     cos, sin = ops.cos(angle), ops.sin(angle)
     # A turn is a sum of three matrices, of which two are weighed by the cosine and the sine.

@@ -9,7 +9,7 @@ from keras_optkit.augmentation.rectangles import DRAWS, check_rectangles, draw_r
 from keras_optkit.core.messages import did_you_mean
 from keras_optkit.core.serialization import register
 
-_MODES = {"constant": None, "random": "colour", "pixel": "pixel"}
+_MODES = {"constant": None, "random": "color", "pixel": "pixel"}
 
 
 @register
@@ -26,10 +26,10 @@ class RandomErasing(AugmentationLayer):
         probability: Number in [0, 1], the share of the images to erase from.
         scale: Pair of shares of the area, 0 < low <= high <= 1.
         ratio: Pair of heights over widths, 0 < low <= high.
-        mode: `"constant"` for `value`, `"random"` for one random colour per image, or `"pixel"`
+        mode: `"constant"` for `value`, `"random"` for one random color per image, or `"pixel"`
             for noise, a random number in each pixel and channel.
         value: Number, or a list of one number per channel, in `value_range`: what `"constant"`
-            overwrites with. The mean colour of the data is a good choice.
+            overwrites with. The mean color of the data is a good choice.
         value_range: Pair of numbers, the lowest and the highest value of float images. Images of
             type uint8 are in [0, 255], and so is `value` for them.
         seed: Integer, or `None` for draws that differ from run to run.

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_optkit.schedules.range_rules import suggest
 
-# Colours that the colour-blind can tell apart, and markers for a print in grey.
+# Colors that the color-blind can tell apart, and markers for a print in grey.
 # Source: Okabe and Ito, "Color Universal Design", 2008.
 _MARKS = {
     "slide": ("#CC79A7", "D"),

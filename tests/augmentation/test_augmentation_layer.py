@@ -311,12 +311,11 @@ def test_two_seeds_have_nothing_in_common():
 
 
 @pytest.mark.backends("tensorflow")
-def test_every_replica_has_its_own_draws():
+def test_every_replica_has_its_own_draws(mirrored):
     import tensorflow as tf
 
     image = np.random.default_rng(0).random((8, 8, 1)).astype("float32")
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with mirrored.scope():
         layer = RandomAffine(rotation=30, translation=0.2, seed=0)
         model = keras.Sequential([keras.Input((8, 8, 1)), layer, keras.layers.Flatten()])
         model.add(keras.layers.Dense(1))
@@ -324,13 +323,13 @@ def test_every_replica_has_its_own_draws():
 
     @tf.function
     def step(batch):
-        return strategy.run(lambda x: layer(x, training=True), args=(batch,))
+        return mirrored.run(lambda x: layer(x, training=True), args=(batch,))
 
     data = tf.data.Dataset.from_tensors(np.stack([image] * 8)).repeat(2)
     halves = [
         half.numpy()
-        for batch in strategy.experimental_distribute_dataset(data)
-        for half in strategy.experimental_local_results(step(batch))
+        for batch in mirrored.experimental_distribute_dataset(data)
+        for half in mirrored.experimental_local_results(step(batch))
     ]
     assert [len(half) for half in halves] == [4] * 4
     assert len({output.tobytes() for half in halves for output in half}) == 16

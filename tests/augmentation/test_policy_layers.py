@@ -1,4 +1,4 @@
-"""The layers that change colours and choose operations: what holds for all, and for each."""
+"""The layers that change colors and choose operations: what holds for all, and for each."""
 
 import json
 

@@ -63,8 +63,8 @@ def test_both_engines_erase_alike(images, mode, dtype):
         assert min(distinct) > 5
     else:
         assert distinct == [1] * 8
-        colours = {tuple(found[0]) for found in pixels}
-        assert colours == {(9, 7, 5)} if mode == "constant" else len(colours) == 8
+        colors = {tuple(found[0]) for found in pixels}
+        assert colors == {(9, 7, 5)} if mode == "constant" else len(colors) == 8
 
 
 def test_float_images_of_any_range(images):
@@ -115,6 +115,6 @@ def test_bad_arguments(settings, message):
         RandomErasing(**settings)
 
 
-def test_a_colour_has_as_many_numbers_as_channels(images):
+def test_a_color_has_as_many_numbers_as_channels(images):
     with pytest.raises(ValueError, match="one for each channel.*for 3 channels"):
         RandomErasing(1.0, value=(1, 2))(images)

@@ -94,7 +94,7 @@ def test_it_caches_what_fits(write_images, monkeypatch, limit, fits):
 
 
 @pytest.mark.parametrize("color_mode", ["rgb", "grayscale"])
-def test_every_format_and_colour(tmp_path, color_mode):
+def test_every_format_and_color(tmp_path, color_mode):
     # A gradient: TensorFlow's fast decoding of JPEG is off by more on noise.
     row, column = np.mgrid[:8, :8] * 30
     picture = Image.fromarray(np.stack([row, column, 255 - row], axis=-1).astype("uint8"))
@@ -113,7 +113,7 @@ def test_every_format_and_colour(tmp_path, color_mode):
     mode = "RGB" if color_mode == "rgb" else "L"
     for file, ours in zip(dataset.file_paths, _images(dataset), strict=True):
         if "CMYK" in file or file.endswith(".webp"):
-            continue  # colours are converted by other tables
+            continue  # colors are converted by other tables
         tolerance = 5 if file.lower().endswith((".jpg", ".jpeg")) else 1.01
         np.testing.assert_allclose(ours, _pillow(file, (8, 8), mode), atol=tolerance, err_msg=file)
 

@@ -159,12 +159,11 @@ def test_it_composes(toy, what):
 
 
 @pytest.mark.backends("tensorflow")
-def test_under_mirrored_strategy(toy):
+def test_under_mirrored_strategy(toy, mirrored):
     import tensorflow as tf
 
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
     ends = []
-    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(devices)):
+    for strategy in (tf.distribute.get_strategy(), mirrored):
         with strategy.scope():
             # Without the norm, whose statistics are those of a replica's half.
             model = keras.Sequential(

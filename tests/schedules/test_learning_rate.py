@@ -152,12 +152,8 @@ def test_under_loss_scaling(make_model, toy):
 
 
 @pytest.mark.backends("tensorflow")
-def test_under_mirrored_strategy(make_model, toy):
-    import tensorflow as tf
-
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
-    assert len(devices) == 2
-    with tf.distribute.MirroredStrategy(devices).scope():
+def test_under_mirrored_strategy(make_model, toy, mirrored):
+    with mirrored.scope():
         model = make_model("sgd")
     history, track = fit(model, toy, LearningRate(Switch(6)))
     assert track.moved() == [True] * 6 + [False] * 2

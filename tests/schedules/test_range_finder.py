@@ -422,11 +422,8 @@ def test_loss_scaling(toy):
 
 
 @pytest.mark.backends("tensorflow")
-def test_mirrored_strategy(toy):
-    import tensorflow as tf
-
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+def test_mirrored_strategy(toy, mirrored):
+    with mirrored.scope():
         model = rich_model(optimizer="sgd")
     model.fit(*toy, batch_size=16, verbose=0)
 

@@ -46,7 +46,7 @@ def test_plot(result, tmp_path):
     assert np.array_equal(
         picture, np.asarray(Image.open(tmp_path / "bare.png").convert("RGB")).reshape(-1, 3)
     )
-    # The markers of the suggestions are on it, in their colours.
+    # The markers of the suggestions are on it, in their colors.
     for name, color in [("minimum", (0, 114, 178)), ("valley", (213, 94, 0))]:
         assert result.suggestions[name] is not None
         assert (picture == color).all(axis=1).sum() > 100

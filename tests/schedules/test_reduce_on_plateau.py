@@ -181,11 +181,8 @@ def test_under_loss_scaling(make_model, toy):
 
 
 @pytest.mark.backends("tensorflow")
-def test_under_mirrored_strategy(make_model, toy):
-    import tensorflow as tf
-
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
-    with tf.distribute.MirroredStrategy(devices).scope():
+def test_under_mirrored_strategy(make_model, toy, mirrored):
+    with mirrored.scope():
         model = make_model(keras.optimizers.SGD(0.1))
     plateau = ReduceOnPlateau("told", 0.5, patience=1, mode="min")
     found = fit(model, toy, [1, 1, 1, 1], [plateau])["learning_rate"]

@@ -85,7 +85,7 @@ def test_own_images_from_folder_to_report(quickstart, folder, tmp_path):
         (["--dataset", "mnist"], "download=True"),
         (["--data-dir", "no/such/folder"], "there is no such folder.*no/such/folder"),
         (["--dataset", "mnist", "--data-dir", "x"], "not allowed with"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["--color"], "unrecognized arguments: --color"),
     ],
 )
 def test_bad_input_is_told_in_one_line(quickstart, tmp_path, arguments, message):

@@ -229,13 +229,8 @@ def test_what_is_no_schedule_is_refused(schedule):
 
 @pytest.mark.backends("tensorflow")
 @pytest.mark.parametrize("loss_scaling", [False, True])
-def test_under_mirrored_strategy(toy, make_model, loss_scaling):
-    import tensorflow as tf
-
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
-    assert len(devices) == 2
-    strategy = tf.distribute.MirroredStrategy(devices)
-    with strategy.scope():
+def test_under_mirrored_strategy(toy, make_model, mirrored, loss_scaling):
+    with mirrored.scope():
         optimizer = keras.optimizers.AdamW(0.01)
         if loss_scaling:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
@@ -243,5 +238,5 @@ def test_under_mirrored_strategy(toy, make_model, loss_scaling):
     check_zeros_hold(model, toy)
     # Each replica holds the same zeros.
     for variable in model.trainable_variables[::2]:
-        copies = [np.asarray(v) for v in strategy.experimental_local_results(variable.value)]
+        copies = [np.asarray(v) for v in mirrored.experimental_local_results(variable.value)]
         np.testing.assert_array_equal(copies[0], copies[1])

@@ -1,4 +1,4 @@
-"""The stages of colour on both engines, against Pillow."""
+"""The stages of color on both engines, against Pillow."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from keras_optkit.augmentation.backend import on_the_host
-from keras_optkit.augmentation.colour_stages import LUMA, ColourMatrix, Curve, Levels, Sharpness
+from keras_optkit.augmentation.color_stages import LUMA, ColorMatrix, Curve, Levels, Sharpness
 from keras_optkit.augmentation.host import apply_on_host
 from keras_optkit.augmentation.stages import apply, flatten, unflatten
 
@@ -30,7 +30,7 @@ def pictures():
 
 
 def blends(factors, degenerate):
-    """Colour matrices that blend with what a matrix of shape (3, 3) makes of an image."""
+    """Color matrices that blend with what a matrix of shape (3, 3) makes of an image."""
     factors = factors[:, None, None]
     matrices = np.eye(3) * factors + (1 - factors) * degenerate
     return np.concatenate([matrices, np.zeros((len(factors), 3, 1))], axis=2).astype("float32")
@@ -44,17 +44,17 @@ CASES = {
     "brightness": (
         FACTORS,
         lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
-        lambda factors: ColourMatrix(blends(factors, BLACK)),
+        lambda factors: ColorMatrix(blends(factors, BLACK)),
     ),
-    "colour": (
+    "color": (
         FACTORS,
         lambda image, factor: ImageEnhance.Color(image).enhance(factor),
-        lambda factors: ColourMatrix(blends(factors, GREY)),
+        lambda factors: ColorMatrix(blends(factors, GREY)),
     ),
     "contrast": (
         FACTORS,
         lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
-        lambda factors: ColourMatrix(blends(factors, BLACK), 1 - factors),
+        lambda factors: ColorMatrix(blends(factors, BLACK), 1 - factors),
     ),
     "sharpness": (
         FACTORS,
@@ -98,7 +98,7 @@ CASES = {
     ),
 }
 # Where Pillow cuts off what is behind the point, and this package rounds.
-ROUNDED = ("brightness", "colour", "contrast", "sharpness", "autocontrast")
+ROUNDED = ("brightness", "color", "contrast", "sharpness", "autocontrast")
 
 
 def batch_of(name):
@@ -173,13 +173,13 @@ def test_gated(name):
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
-        (ColourMatrix(blends(np.full(1, 1.3, "float32"), BLACK)), "brightness 1.30"),
-        (ColourMatrix(blends(np.full(1, 0.5, "float32"), GREY)), "colours 0.50"),
+        (ColorMatrix(blends(np.full(1, 1.3, "float32"), BLACK)), "brightness 1.30"),
+        (ColorMatrix(blends(np.full(1, 0.5, "float32"), GREY)), "colors 0.50"),
         (
-            ColourMatrix(blends(np.full(1, 0.8, "float32"), BLACK), np.full(1, 0.2, "float32")),
+            ColorMatrix(blends(np.full(1, 0.8, "float32"), BLACK), np.full(1, 0.2, "float32")),
             "contrast 0.80",
         ),
-        (ColourMatrix(blends(np.ones(1, "float32"), BLACK)), "no change"),
+        (ColorMatrix(blends(np.ones(1, "float32"), BLACK)), "no change"),
         (
             Curve(gammas=[1.2], steps=[16.0], thresholds=[0.0]),
             "gamma 1.20, posterize to 4 bits, invert",

@@ -22,11 +22,11 @@ _TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ColourMatrix(Stage):
-    """A linear map of the colours of each pixel: brightness, contrast, saturation, hue, grey.
+class ColorMatrix(Stage):
+    """A linear map of the colors of each pixel: brightness, contrast, saturation, hue, grey.
 
     A pixel `p` becomes `matrix @ (p, 1) + mean_weight * m`, limited to [0, 255], where `m` is the
-    mean of the grey of the image, a whole number for uint8. A grey image is taken for a colour
+    mean of the grey of the image, a whole number for uint8. A grey image is taken for a color
     image of which all channels are alike.
 
     Args:
@@ -43,7 +43,7 @@ class ColourMatrix(Stage):
         ops = ops_for(self.matrices)
         identity = ops.convert_to_tensor(np.eye(3, 4, dtype="float32"))
         weights = self.mean_weights
-        return ColourMatrix(
+        return ColorMatrix(
             ops.where(on[:, None, None], self.matrices, identity),
             None if weights is None else ops.where(on, weights, ops.zeros_like(weights)),
         )
@@ -92,12 +92,12 @@ class ColourMatrix(Stage):
         if abs(weight) > 1e-3:
             words.append(f"contrast {factor / (factor + weight):.2f}")
         grey = np.array([LUMA] * 3) * factor
-        # The colours alone, of which a hue of the same strength makes others.
+        # The colors alone, of which a hue of the same strength makes others.
         strength = np.linalg.norm(matrix - grey) / max(
             np.linalg.norm(np.eye(3) * factor - grey), 1e-9
         )
         if abs(strength - 1) > 1e-2 or abs(np.trace(matrix - grey) - 2 * factor) > 1e-2:
-            words.append(f"colours {strength:.2f}")
+            words.append(f"colors {strength:.2f}")
         return ", ".join(words) or "no change"
 
     def _for_channels(self, channels):
@@ -105,7 +105,7 @@ class ColourMatrix(Stage):
 
     @functools.cached_property
     def _for_grey(self):
-        """What the matrices do to a colour of which all channels are alike: (batch, 1, 2)."""
+        """What the matrices do to a color of which all channels are alike: (batch, 1, 2)."""
         ops = ops_for(self.matrices)
         luma = ops.convert_to_tensor(np.array(LUMA, "float32")[None, :, None])
         rows = ops.sum(self.matrices * luma, axis=1)
