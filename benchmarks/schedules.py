@@ -1,11 +1,15 @@
 """Seconds per training step under each schedule, over the same step at a constant rate.
 
-Every variant trains a model of its own through `model.fit`, each `fit` in a thread of its own. The
-threads take turns, one epoch each, so that drift of the machine hits all alike: a ratio is that of
-an epoch to the constant rate's epochs of the same round, and the table shows the median over the
-rounds. The first epoch, in which the step is compiled, is left out. "again" is the constant rate a
-second time: what its ratio differs from 1 is noise. Beside it, what people write by hand: a
-callback that assigns the rate before each batch.
+Every variant trains a model of its own through `model.fit` in a process of its own. The processes
+take turns, one epoch each, so that drift of the machine hits all alike: a ratio is that of an epoch
+to the constant rate's epochs of the same round, and the table shows the median over the rounds. The
+first epoch, in which the step is compiled, is left out. "again" is the constant rate a second time:
+what its ratio differs from 1 is noise. Beside it, what people write by hand: a callback that
+assigns the rate before each batch.
+
+"alone" is what the rate itself costs in microseconds: reading `optimizer.learning_rate` as the step
+does, compiled on TensorFlow and JAX, over reading a constant one. It is far below the noise of the
+ratios, and bounds what a schedule can add to a step.
 
 `logs` says whether a step's logs stay on the device ("async") or every step waits for them, which
 Keras 3.15 does on TensorFlow whatever the callbacks.
@@ -14,9 +18,9 @@ Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/schedules.py [ROUNDS
 """
 
 import math
+import multiprocessing
 import statistics
 import sys
-import threading
 import time
 
 import keras
@@ -25,7 +29,7 @@ import numpy as np
 from keras_optkit import schedules
 from keras_optkit.callbacks import LearningRate, ReduceOnPlateau
 
-STEPS, BATCH = 40, 64
+STEPS, BATCH = 15, 256
 RATE = 0.01
 SCHEDULES = {
     "Constant": lambda: schedules.Constant(RATE),
@@ -76,19 +80,18 @@ VARIANTS = {
 
 
 class Turns(keras.callbacks.Callback):
-    """Lets the epochs of several `fit` calls take turns, and times them."""
+    """Lets the epochs of the `fit` calls of several processes take turns, and times them."""
 
-    turn = 0
-    changed = threading.Condition()
-
-    def __init__(self, index: int):
+    def __init__(self, index: int, turn, changed):
         super().__init__()
         self.index = index
+        self.turn = turn
+        self.changed = changed
         self.seconds: list[float] = []
 
     def _wait(self):
-        with Turns.changed:
-            Turns.changed.wait_for(lambda: Turns.turn == self.index)
+        with self.changed:
+            self.changed.wait_for(lambda: self.turn.value == self.index)
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 0:
@@ -97,11 +100,38 @@ class Turns(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.seconds.append(time.perf_counter() - self.start)
-        with Turns.changed:
-            Turns.turn = (self.index + 1) % len(VARIANTS)
-            Turns.changed.notify_all()
+        if epoch == 0:
+            self.alone = seconds_of_a_rate(self.model.optimizer)
+        with self.changed:
+            self.turn.value = (self.index + 1) % len(VARIANTS)
+            self.changed.notify_all()
         if epoch + 1 < self.params["epochs"]:
             self._wait()
+
+
+def seconds_of_a_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """Returns the median seconds of one reading of the learning rate, as the step reads it."""
+    read = rate = lambda: keras.ops.convert_to_tensor(optimizer.learning_rate)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        read = tf.function(rate)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(made):
+            with keras.StatelessScope([(optimizer._iterations, made)]):
+                return rate()
+
+        compiled, made = jax.jit(stateless), optimizer._iterations.value
+        read = lambda: compiled(made).block_until_ready()  # noqa: E731
+    samples = []
+    for _ in range(30):
+        start = time.perf_counter()
+        for _ in range(50):
+            read()
+        samples.append((time.perf_counter() - start) / 50)
+    return statistics.median(samples)
 
 
 def make_model() -> keras.Model:
@@ -120,35 +150,42 @@ def make_model() -> keras.Model:
     return model
 
 
-def measure(rounds: int) -> None:
-    """Trains all variants in turn and prints the table."""
+def train(name: str, rounds: int, turn, changed, results) -> None:
+    """Trains one variant in its turns, and reports its times."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(STEPS * BATCH, 28, 28, 1)).astype("float32")
     y = rng.integers(0, 10, STEPS * BATCH)
-    turns, threads, logs = {}, [], {}
-    for index, (name, make) in enumerate(VARIANTS.items()):
-        model, parts = make_model(), make()
-        turns[name] = Turns(index)
-        made = keras.callbacks.CallbackList(parts, model=make_model())
-        logs[name] = "async" if made._async_train else "every step waits"
-        kwargs = {"batch_size": BATCH, "epochs": rounds + 1, "verbose": 0}
-        kwargs["callbacks"] = [*parts, turns[name]]
-        threads.append(threading.Thread(target=model.fit, args=(x, y), kwargs=kwargs))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    plain = [turns[name].seconds[1:] for name in ("a constant rate", "again")]
+    model, parts = make_model(), VARIANTS[name]()
+    turns = Turns(list(VARIANTS).index(name), turn, changed)
+    made = keras.callbacks.CallbackList(parts, model=make_model())
+    logs = "async" if made._async_train else "every step waits"
+    callbacks = [*parts, turns]
+    model.fit(x, y, batch_size=BATCH, epochs=rounds + 1, verbose=0, callbacks=callbacks)
+    results.put((name, turns.seconds[1:], turns.alone, logs))
+
+
+def measure(rounds: int) -> None:
+    """Trains all variants in turn and prints the table."""
+    context = multiprocessing.get_context("spawn")
+    shared = context.Value("i", 0), context.Condition(), context.Queue()
+    processes = [context.Process(target=train, args=(name, rounds, *shared)) for name in VARIANTS]
+    for process in processes:
+        process.start()
+    found = {name: rest for name, *rest in (shared[2].get() for _ in VARIANTS)}
+    for process in processes:
+        process.join()
+    plain = [found[name][0] for name in ("a constant rate", "again")]
     print(f"Keras {keras.__version__}, {keras.backend.backend()}, {rounds} rounds of {STEPS} steps")
-    print(f"{'':24}{'ms a step':>10}{'ratio':>8}   logs")
+    print(f"{'':24}{'ms a step':>10}{'ratio':>8}{'alone, us':>11}   logs")
     for name in VARIANTS:
-        seconds = turns[name].seconds[1:]
+        seconds, alone, logs = found[name]
         own = name in ("a constant rate", "again")
         base = plain[0] if own else [(a + b) / 2 for a, b in zip(*plain, strict=True)]
         ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
         step = statistics.median(seconds) / STEPS * 1000
-        print(f"{name:24}{step:10.3f}{ratio:8.3f}   {logs[name]}")
+        alone = (alone - found["a constant rate"][1]) * 1e6
+        print(f"{name:24}{step:10.3f}{ratio:8.3f}{alone:11.1f}   {logs}")
 
 
 if __name__ == "__main__":
-    measure(int(sys.argv[1]) if len(sys.argv) > 1 else 40)
+    measure(int(sys.argv[1]) if len(sys.argv) > 1 else 12)
