@@ -8,14 +8,13 @@ Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/augmentation_step.py
 """
 
 import os
-import statistics
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from step_time import compare
 
 from keras_optkit.augmentation import RandAugment, RandomAffine, RandomColor
 
@@ -27,20 +26,6 @@ VARIANTS = {
     "RandomColor": lambda: [RandomColor(0.4, 0.4, 0.4, 0.1)],
     "RandAugment": lambda: [RandAugment()],
 }
-
-
-class Times(keras.callbacks.Callback):
-    """Seconds per step of each epoch but the first."""
-
-    def on_train_begin(self, logs=None):
-        self.seconds = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch > 0:
-            self.seconds.append((time.perf_counter() - self.start) / STEPS)
 
 
 def residual_net(size: int, augmentation: list) -> keras.Model:
@@ -65,24 +50,20 @@ def residual_net(size: int, augmentation: list) -> keras.Model:
 
 
 def main() -> None:
-    """Prints one line a variant."""
+    """Trains the net with each of the layers."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    size = int(sys.argv[2]) if len(sys.argv) > 2 else 224
+    size = int(sys.argv[2]) if len(sys.argv) > 2 else 96
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (STEPS * BATCH, size, size, 3)).astype("float32")
     y = rng.integers(0, 10, STEPS * BATCH)
     models = {name: residual_net(size, layers()) for name, layers in VARIANTS.items()}
-    seconds = {name: [] for name in VARIANTS}
-    for _ in range(rounds):
-        for name, model in models.items():
-            times = Times()
-            model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[times])
-            seconds[name] += times.seconds
-    plain = statistics.median(seconds["no augmentation"])
-    print(f"Keras {keras.__version__}, {keras.backend.backend()}, {size} px, {rounds} rounds")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:20} {1000 * median:8.1f} ms/step   x {median / plain:.3f}")
+    kwargs = {"batch_size": BATCH, "epochs": EPOCHS, "verbose": 0}
+    fits = {
+        name: lambda times, model=model: model.fit(x, y, callbacks=[times], **kwargs)
+        for name, model in models.items()
+    }
+    print(f"{size} pixels, batches of {BATCH}")
+    compare(fits, "no augmentation", rounds)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ Everything runs on one device: what replicas must tell each other is not measure
 Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/batchnorm_step.py [ROUNDS]
 """
 
-import statistics
 import sys
 
 import keras
 import numpy as np
-import step_time
+from step_time import EPOCHS, STEPS, compare
 
 from keras_optkit.normalization import GhostBatchNormalization, SyncBatchNormalization
 
@@ -46,24 +45,16 @@ def conv_net(make_norm) -> keras.Model:
 
 
 def main() -> None:
-    """Prints one line a norm."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    """Trains the net with each norm."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(step_time.STEPS * BATCH, 32, 32, 3)).astype("float32")
+    x = rng.normal(size=(STEPS * BATCH, 32, 32, 3)).astype("float32")
     y = rng.integers(0, 10, len(x))
-    seconds = {name: [] for name in NORMS}
-    for _ in range(rounds):
-        for name, make_norm in NORMS.items():
-            times = step_time.Times()
-            conv_net(make_norm).fit(
-                x, y, batch_size=BATCH, epochs=step_time.EPOCHS, verbose=0, callbacks=[times]
-            )
-            seconds[name] += times.seconds
-    plain = statistics.median(seconds["BatchNormalization"])
-    print(f"Keras {keras.__version__}, {keras.backend.backend()}, {rounds} rounds")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:20} {1000 * median:8.2f} ms/step   x {median / plain:.3f}")
+    kwargs = {"batch_size": BATCH, "epochs": EPOCHS, "verbose": 0}
+    fits = {
+        name: lambda times, make=make: conv_net(make).fit(x, y, callbacks=[times], **kwargs)
+        for name, make in NORMS.items()
+    }
+    compare(fits, "BatchNormalization", int(sys.argv[1]) if len(sys.argv) > 1 else 5)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/step_time.py [ROUNDS
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -52,7 +53,7 @@ class Times(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch > 0:
-            self.seconds.append((time.perf_counter() - self.start) / STEPS)
+            self.seconds.append((time.perf_counter() - self.start) / self.params["steps"])
 
 
 def conv_net() -> keras.Model:
@@ -73,26 +74,38 @@ def conv_net() -> keras.Model:
     return model
 
 
-def main() -> None:
-    """Prints one line a variant."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(STEPS * BATCH, 32, 32, 3)).astype("float32")
-    y = rng.integers(0, 10, STEPS * BATCH)
-    seconds = {name: [] for name in VARIANTS}
+def compare(fits: dict[str, Callable[[Times], object]], base: str, rounds: int) -> None:
+    """Prints one line a variant: its median step, and the ratio to that of `base`.
+
+    Args:
+        fits: For each variant a function that trains it once, with the callback that it is given.
+        base: The name of the variant that the others are compared with.
+        rounds: Integer, how often each is trained, in turn.
+    """
+    seconds = {name: [] for name in fits}
     for _ in range(rounds):
-        for name, callbacks in VARIANTS.items():
+        for name, fit in fits.items():
             times = Times()
-            model = conv_net()
-            model.fit(
-                x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[*callbacks(), times]
-            )
+            fit(times)
             seconds[name] += times.seconds
-    plain = statistics.median(seconds["plain"])
+    plain = statistics.median(seconds[base])
     print(f"Keras {keras.__version__}, {keras.backend.backend()}, {rounds} rounds")
     for name, values in seconds.items():
         median = statistics.median(values)
         print(f"{name:20} {1000 * median:8.2f} ms/step   x {median / plain:.3f}")
+
+
+def main() -> None:
+    """Trains the net with each of the variants."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(STEPS * BATCH, 32, 32, 3)).astype("float32")
+    y = rng.integers(0, 10, STEPS * BATCH)
+    kwargs = {"batch_size": BATCH, "epochs": EPOCHS, "verbose": 0}
+    fits = {
+        name: lambda times, make=make: conv_net().fit(x, y, callbacks=[*make(), times], **kwargs)
+        for name, make in VARIANTS.items()
+    }
+    compare(fits, "plain", int(sys.argv[1]) if len(sys.argv) > 1 else 5)
 
 
 if __name__ == "__main__":
