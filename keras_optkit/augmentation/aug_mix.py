@@ -140,6 +140,7 @@ class AugMix(PolicyLayer):
         values = ops.where(posterize, ops.maximum(values, 1.0), values)
         if self.depth is None:
             place = np.tile(np.arange(longest, dtype="int32"), self.width)[None]
+            place = ops.convert_to_tensor(place)
             lengths = ops.repeat(1 + whole_number(lengths, longest, ops), longest, axis=1)
             # The number of `Identity` is 0.
             operations = ops.where(place < lengths, operations, ops.zeros_like(operations))
