@@ -23,10 +23,7 @@ RUNS = [
     *((f"What a training step costs, {name}", name, "step_time.py") for name in BACKENDS),
     *((f"A step under each schedule, {name}", name, "schedules.py") for name in BACKENDS),
     ("Folding BatchNorm", "tensorflow", "batchnorm.py"),
-    *(
-        (f"A step with each BatchNorm, {name}", name, "batchnorm_step.py")
-        for name in ("tensorflow", "jax")
-    ),
+    ("A step with each BatchNorm, tensorflow", "tensorflow", "batchnorm_step.py"),
     ("Augmentation, images per second", "tensorflow", "augmentation.py"),
     *(
         (f"A step with augmentation in the model, {name}", name, "augmentation_step.py")
