@@ -2,8 +2,7 @@
 
 Seven networks of keras.applications with random weights and random statistics near those of random
 images, at 72 pixels (Xception takes no fewer than 71). The two models of a network are measured in
-turn, so that drift of the machine hits both alike; the times are medians. The converter to LiteRT
-fuses a norm behind a convolution by itself, so little is to be expected there.
+turn, so that drift of the machine hits both alike; the times are medians.
 
 Usage: python benchmarks/batchnorm.py [ROUNDS [NETWORK ...]]
 """
