@@ -78,6 +78,10 @@ def drive_momentum(
         )
     additions = _Additions.of(optimizer)
     additions.momentum = momentum
+    # Read once: the threads of several replicas would see what another has put in its place.
+    additions.own_momentum = next(
+        (name, getattr(optimizer, name)) for name in _MOMENTA if getattr(optimizer, name, 0)
+    )
     scope.on_close(lambda: additions.remove("momentum"))
 
 
@@ -191,6 +195,7 @@ class _Additions:
         self.rate: Callable | None = None
         self.scales: list[Callable] = []
         self.momentum: Callable | None = None
+        self.own_momentum: tuple[str, float] | None = None
         self.actions: list[Callable[[], None]] = []
         self.variables: list[keras.Variable] = []
         self._optimizer = optimizer
@@ -238,9 +243,8 @@ class _Additions:
         if self.momentum is None:
             yield
             return
-        optimizer = self._optimizer
-        name = next(name for name in _MOMENTA if getattr(optimizer, name, 0))
-        own, value = getattr(optimizer, name), self.momentum(optimizer.iterations)
+        optimizer, (name, own) = self._optimizer, self.own_momentum
+        value = self.momentum(optimizer.iterations)
         # Keras on torch passes it to functions that take Python numbers only.
         eager = keras.backend.backend() == "torch"
         vars(optimizer)[name] = float(value) if eager else _Momentum(value)

@@ -317,6 +317,22 @@ def test_the_momentum_is_cycled_against_the_rate(make_model, toy):
     assert optimizer.beta_1 == 0.9
 
 
+@pytest.mark.backends("tensorflow")
+def test_the_momentum_is_cycled_under_mirrored_strategy(make_model, toy, mirrored):
+    import tensorflow as tf
+
+    ends = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            model = make_model(keras.optimizers.SGD(0.1, momentum=0.6, weight_decay=0.01))
+        fit(model, toy, LearningRate(OneCycle(0.1, cycle_momentum=True)), shuffle=False)
+        assert model.optimizer.momentum == 0.6
+        ends.append(weights(model))
+    for one, two in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
 def test_a_momentum_that_is_not_there_is_told(make_model, toy):
     with pytest.raises(ValueError, match=r"cycle_momentum=False"):
         fit(make_model("sgd"), toy, LearningRate(OneCycle(0.1, cycle_momentum=True)))
