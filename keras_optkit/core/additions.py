@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_optkit.core.fit_scope import FitScope
+from keras_optkit.core.optimizer import members
 
 
 def drive_learning_rate(
@@ -70,7 +71,8 @@ def drive_momentum(
     Raises:
         ValueError: If the optimizer has neither, or has a momentum of 0.
     """
-    if not any(getattr(optimizer, name, 0) for name in _MOMENTA):
+    own = [(name, getattr(optimizer, name)) for name in _MOMENTA if getattr(optimizer, name, 0)]
+    if not own:
         raise ValueError(
             "The schedule cycles the momentum, and this optimizer has none. Use one with `beta_1`, "
             "such as Adam, or give it a momentum, as in `SGD(momentum=0.9)`; or pass "
@@ -79,19 +81,21 @@ def drive_momentum(
     additions = _Additions.of(optimizer)
     additions.momentum = momentum
     # Read once: the threads of several replicas would see what another has put in its place.
-    additions.own_momentum = next(
-        (name, getattr(optimizer, name)) for name in _MOMENTA if getattr(optimizer, name, 0)
-    )
+    additions.own_momentum = own[0]
     scope.on_close(lambda: additions.remove("momentum"))
 
 
 def learning_rate_at(optimizer: keras.optimizers.Optimizer, update: int) -> float:
-    """Returns the learning rate that a single optimizer uses for an update.
+    """Returns the learning rate of an update; in a `MultiOptimizer`, the highest of its members'.
 
     Args:
         optimizer: The optimizer, without loss scaling around it.
         update: Integer, the count of updates made before.
     """
+    return max(_rate_of(member, update) for member in members(optimizer))
+
+
+def _rate_of(optimizer: keras.optimizers.Optimizer, update: int) -> float:
     own = optimizer._learning_rate
     additions = vars(optimizer).get(_Additions._NAME)
     if additions is not None and additions.rate is not None:

@@ -147,8 +147,9 @@ class LearningRate(OptkitCallback):
 
     def _log_rate(self, index, logs=None):
         # `self.model`, on JAX, brings the optimizer's variables up to date.
-        last = max(iterations(require_compiled(self.model, "LearningRate")) - 1, self._start)
-        logs["learning_rate"] = max(learning_rate_at(each, last) for each in self._optimizers)
+        optimizer = require_compiled(self.model, "LearningRate")
+        last = max(iterations(optimizer) - 1, self._start)
+        logs["learning_rate"] = learning_rate_at(optimizer, last)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the update at which the schedule started."""

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_optkit.core.additions import add_variables, learning_rate_at, scale_learning_rate
 from keras_optkit.core.callback import OptkitCallback
+from keras_optkit.core.checks import check_count
 from keras_optkit.core.console import say
 from keras_optkit.core.duration import parse, to_steps
 from keras_optkit.core.fit_scope import settled
@@ -75,18 +76,15 @@ class ReduceOnPlateau(OptkitCallback):
         log: bool = True,
     ):
         super().__init__()
-        for name, value in (("patience", patience), ("cooldown", cooldown)):
-            if isinstance(value, bool) or value != int(value) or value < 0:
-                raise ValueError(f"`{name}` must be an integer >= 0. Received: {name}={value!r}")
-        if not 0 < factor < 1:
+        self.factor = check_rate("factor", factor)
+        if not self.factor < 1:
             raise ValueError(f"`factor` must be in (0, 1). Received: factor={factor!r}")
         parse(warmup, "warmup")
         self._monitor = Monitor(monitor, mode, min_delta)
         self.monitor = monitor
-        self.factor = factor
-        self.patience = patience
+        self.patience = check_count("patience", patience)
         self.verbose = verbose
-        self.cooldown = cooldown
+        self.cooldown = check_count("cooldown", cooldown)
         self.min_lr = check_rate("min_lr", min_lr, zero=True)
         self.warmup = warmup
         self.restore_best_weights = restore_best_weights
@@ -121,8 +119,8 @@ class ReduceOnPlateau(OptkitCallback):
             for name in ("wait", "cooling", "cuts", "best_value", "best_weights"):
                 setattr(self, name, state[name])
             self._assign_factors(state["since"])
-        self._optimizers = members(optimizer)
-        for member in self._optimizers:
+        self._optimizer = optimizer
+        for member in members(optimizer):
             scale_learning_rate(member, self._scale, self._fit_scope)
 
     def _scale(self, rate: Any, update: Any) -> Any:
@@ -144,10 +142,11 @@ class ReduceOnPlateau(OptkitCallback):
     def on_epoch_end(self, epoch, logs=None):
         model, logs = self.model, {} if logs is None else logs
         # `self.model`, on JAX, brings the optimizer's variables up to date.
-        updates = iterations(require_compiled(model, "ReduceOnPlateau"))
+        optimizer = require_compiled(model, "ReduceOnPlateau")
+        updates = iterations(optimizer)
         if self.log:
             last = max(updates - 1, self._start)
-            logs["learning_rate"] = max(learning_rate_at(each, last) for each in self._optimizers)
+            logs["learning_rate"] = learning_rate_at(optimizer, last)
         value = self._monitor.read(logs, "ReduceOnPlateau")
         if value is None or updates - self._start < self._warmup_steps or not settled(model):
             return
@@ -164,7 +163,7 @@ class ReduceOnPlateau(OptkitCallback):
                 self._cut(epoch, updates)
 
     def _cut(self, epoch: int, updates: int) -> None:
-        before = max(learning_rate_at(each, updates) for each in self._optimizers)
+        before = learning_rate_at(self._optimizer, updates)
         if before <= self.min_lr * (1 + 1e-6):
             return
         self.cuts.append(epoch)
@@ -173,7 +172,7 @@ class ReduceOnPlateau(OptkitCallback):
         if self.best_weights is not None:
             self.model.set_weights(self.best_weights)
         if self.verbose > 0:
-            after = max(learning_rate_at(each, updates) for each in self._optimizers)
+            after = learning_rate_at(self._optimizer, updates)
             say(
                 f"Epoch {epoch + 1}: ReduceOnPlateau cuts the learning rate from {before:.6g} to "
                 f"{after:.6g}; best {self.monitor}: {self.best_value}"

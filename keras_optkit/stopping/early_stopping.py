@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from keras_optkit.core.callback import OptkitCallback
+from keras_optkit.core.checks import check_count
 from keras_optkit.core.console import say
 from keras_optkit.core.fit_scope import settled
 from keras_optkit.core.monitor import Monitor
@@ -79,9 +80,6 @@ class EarlyStopping(OptkitCallback):
         check_finite: str = "ignore",
     ):
         super().__init__()
-        for name, value in (("patience", patience), ("start_from_epoch", start_from_epoch)):
-            if isinstance(value, bool) or value != int(value) or value < 0:
-                raise ValueError(f"`{name}` must be an integer >= 0. Received: {name}={value!r}")
         if check_finite not in ("ignore", "stop", "raise"):
             raise ValueError(
                 '`check_finite` must be "ignore", "stop" or "raise". '
@@ -89,11 +87,11 @@ class EarlyStopping(OptkitCallback):
             )
         self._monitor = Monitor(monitor, mode, min_delta)
         self.monitor = monitor
-        self.patience = patience
+        self.patience = check_count("patience", patience)
         self.verbose = verbose
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
-        self.start_from_epoch = start_from_epoch
+        self.start_from_epoch = check_count("start_from_epoch", start_from_epoch)
         self.check_finite = check_finite
         self._reset()
 
