@@ -73,6 +73,17 @@ def test_nested_and_shared_layers():
     assert heights(model) == {"head": 0, "b": 2, "a": 3, "shared": 4}
 
 
+def test_a_shared_layer_has_the_largest_of_its_heights():
+    shared, x = layers.Dense(4, name="shared"), keras.Input((4,))
+    # The longer way by layers is the shorter one by kernels.
+    far = shared(x)
+    for _ in range(5):
+        far = layers.ReLU()(far)
+    near = layers.Dense(4, name="middle")(shared(x))
+    model = keras.Model(x, layers.Dense(1, name="head")(far + near))
+    assert heights(model) == {"head": 0, "middle": 1, "shared": 2}
+
+
 def test_a_known_net():
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=3)
     found = heights(model)
