@@ -270,19 +270,24 @@ class Batches(keras.utils.PyDataset):
 def kinds(x, y):
     """The same four batches in every form."""
     import tensorflow as tf
-    import torch
 
     batches = Batches(x, y)
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
-    pairs = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
     return {
-        "pydataset": batches,
-        "dataset": dataset,
-        "unknown length": dataset.filter(lambda *_: True),
-        "endless": dataset.repeat(),
-        "loader": torch.utils.data.DataLoader(pairs, batch_size=16),
-        "function": lambda: (batches[i] for i in range(4)),
+        "pydataset": lambda: batches,
+        "dataset": lambda: dataset,
+        "unknown length": lambda: dataset.filter(lambda *_: True),
+        "endless": dataset.repeat,
+        "loader": lambda: loader(x, y),
+        "function": lambda: lambda: (batches[i] for i in range(4)),
     }
+
+
+def loader(*arrays, **kwargs):
+    """The arrays in torch's own batches of 16, where torch is installed."""
+    torch = pytest.importorskip("torch")
+    pairs = torch.utils.data.TensorDataset(*map(torch.tensor, arrays))
+    return torch.utils.data.DataLoader(pairs, batch_size=16, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +298,7 @@ def test_every_kind_of_data_gives_the_curve_of_its_arrays(toy, kind):
     model = linear_model("sgd")
     arguments = {"start": 1e-4, "end": 0.3, "steps": 10, "shuffle": False}
     expected = find_lr(model, x, y, batch_size=16, **arguments)
-    data = kinds(x, y)[kind]
+    data = kinds(x, y)[kind]()
     for _ in range(2):
         found = find_lr(model, data, **arguments)
         np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
@@ -337,15 +342,13 @@ def test_a_dataset_that_cannot_be_copied(toy):
 
 
 def test_a_loader_s_own_generator_is_put_back(toy):
-    import torch
-
-    pairs = torch.utils.data.TensorDataset(*map(torch.tensor, toy))
+    torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(3)
-    loader = torch.utils.data.DataLoader(pairs, 16, shuffle=True, generator=generator)
+    data = loader(*toy, shuffle=True, generator=generator)
     before = generator.get_state().clone()
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    find_lr(model, loader, steps=12)
+    find_lr(model, data, steps=12)
     assert torch.equal(generator.get_state(), before)
 
 
