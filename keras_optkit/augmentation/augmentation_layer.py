@@ -1,6 +1,5 @@
 """The base of every augmentation layer: what goes in, what comes out, and where it may run."""
 
-import sys
 import threading
 from typing import Any
 
@@ -19,25 +18,35 @@ from keras_optkit.augmentation.backend import (
     uniform,
     xla_pays,
 )
-from keras_optkit.augmentation.bounding_boxes import (
-    check_boxes,
-    check_format,
-    clip_corners,
-    from_corners,
-    is_padding,
-    to_corners,
+from keras_optkit.augmentation.bounding_boxes import check_boxes, check_format, move_boxes
+from keras_optkit.augmentation.host import (
+    apply_on_host,
+    apply_on_host_eagerly,
+    apply_on_host_from_graph,
 )
-from keras_optkit.augmentation.host import apply_on_host
-from keras_optkit.augmentation.stages import Stage, apply, flatten, fuse, output_shape, unflatten
-from keras_optkit.augmentation.value_range import check_value_range, describe, in_range
-from keras_optkit.core.messages import did_you_mean
+from keras_optkit.augmentation.inputs import (
+    FLOATS,
+    as_batch,
+    check_images,
+    check_keys,
+    check_masks,
+    is_uint8,
+    sizes,
+    static_shape,
+)
+from keras_optkit.augmentation.stages import Stage, apply, fuse
+from keras_optkit.augmentation.value_range import (
+    check_in_graph,
+    check_value_range,
+    describe,
+    in_range,
+    poisoned,
+)
 
-_KEYS = ("images", "labels", "segmentation_masks", "bounding_boxes")
 # A layer can't have a lock of its own and be copied.
 _SAMPLING = threading.Lock()
 # From this many pixels on, changing colors costs more than the way to the host engine and back.
 _LARGE = 128 * 128
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class AugmentationLayer(keras.layers.Layer):
@@ -107,7 +116,7 @@ class AugmentationLayer(keras.layers.Layer):
         self._values_are_checked = False
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
-        if self.compute_dtype not in _FLOATS:
+        if self.compute_dtype not in FLOATS:
             raise ValueError(
                 "`dtype` must be a float type or policy; images of type uint8 are known by their "
                 f"own type. Received: dtype={self.compute_dtype!r}"
@@ -186,7 +195,7 @@ class AugmentationLayer(keras.layers.Layer):
 
     def finish_images(self, images):
         """Does what is done to images in training and inference alike."""
-        return images if _is_uint8(images) else ops_for(images).cast(images, self.compute_dtype)
+        return images if is_uint8(images) else ops_for(images).cast(images, self.compute_dtype)
 
     def __call__(self, inputs, *rest, **kwargs):
         if not rest:
@@ -249,7 +258,7 @@ class AugmentationLayer(keras.layers.Layer):
             packed, others = self._packed(inputs, rest)
             data = self._to_tensors(packed)
             if self._host_pays(data, table):
-                outputs = self._augment(data, table, self._augment_on_host_from_graph)
+                outputs = self._augment(data, table, apply_on_host_from_graph)
             else:
                 outputs = self._apply(data, table)
             return self._unpacked(self._like(packed, outputs), inputs, others)
@@ -292,7 +301,7 @@ class AugmentationLayer(keras.layers.Layer):
 
     def compute_output_spec(self, inputs, training=None):
         data = inputs if isinstance(inputs, dict) else {"images": inputs}
-        self._check_keys(data)
+        check_keys(data, type(self).__name__)
         self._check(data)
         dtype = keras.backend.standardize_dtype(data["images"].dtype)
         shape = self.compute_output_shape(data["images"].shape)
@@ -364,7 +373,7 @@ class AugmentationLayer(keras.layers.Layer):
         if augment and len(data["images"].shape) == 3:
             raise ValueError(
                 f"{type(self).__name__} mixes the images of a batch with one another; batch the "
-                f"dataset first. Received: one image of shape {_shape(data['images'])}"
+                f"dataset first. Received: one image of shape {static_shape(data['images'])}"
             )
 
     def _still(self, data):
@@ -376,42 +385,25 @@ class AugmentationLayer(keras.layers.Layer):
 
     def _check_values(self, images):
         """Checks the values of images once, where something can be raised."""
-        if _is_uint8(images) or self._values_are_checked:
+        if is_uint8(images) or self._values_are_checked:
             return
         if is_concrete(images):
             if not in_range(images, self.value_range):
                 raise ValueError(describe(images, self.value_range))
             self._values_are_checked = True
         elif is_tensorflow(images) and is_outermost(self):
-            tf = sys.modules["tensorflow"]
-            allowed = "finite" if self.value_range is None else f"in {self.value_range}"
-            message = (
-                f"Images must be {allowed}; pass the layer `value_range`, the range of your images."
-            )
-
-            def check():
-                limits = tf.reduce_min(images), tf.reduce_max(images)
-                tf.debugging.Assert(
-                    in_range(images, self.value_range), [message, "Received: from, to", *limits]
-                )
-
-            first_time(self, check)
+            first_time(self, lambda: check_in_graph(images, self.value_range))
 
     def _poisoned(self, outputs, images):
         """Returns NaN for outputs of images out of range, where nothing can be raised."""
-        if self.value_range is None or _is_uint8(images) or is_concrete(images):
+        if self.value_range is None or is_uint8(images) or is_concrete(images):
             return outputs
         if is_tensorflow(images) and is_outermost(self):
             return outputs
-        ops = ops_for(images)
-        nan = ops.cast(float("nan"), outputs.dtype)
-        return ops.where(in_range(images, self.value_range), outputs, nan)
+        return poisoned(outputs, images, self.value_range)
 
     def _sizes(self, images):
-        """Returns how many images there are, their height and their width."""
-        shape = ops_for(images).shape(images)
-        axis = -2 if self._channels_first else -3
-        return shape[0] if len(shape) == 4 else 1, shape[axis], shape[axis + 1]
+        return sizes(images, self._channels_first)
 
     def _stages_for(self, images, table):
         shape = ops_for(images).shape(images)
@@ -426,8 +418,8 @@ class AugmentationLayer(keras.layers.Layer):
         """
         images = data["images"]
         if table is not None and is_eager_on_cpu(images) and self._host_pays(data, table):
-            return self._augment(data, table, self._augment_on_host_eagerly)
-        if table is None or None in _shape(images)[-3:] or not xla_pays(self, images):
+            return self._augment(data, table, apply_on_host_eagerly)
+        if table is None or None in static_shape(images)[-3:] or not xla_pays(self, images):
             return self._augment(data, table)
         import tensorflow as tf
 
@@ -442,14 +434,14 @@ class AugmentationLayer(keras.layers.Layer):
     def _host_pays(self, data, table) -> bool:
         """Whether the host engine is the faster one where nothing is compiled but by this room."""
         in_graph = is_tensorflow(data["images"]) and not is_concrete(data["images"])
-        if not self._has_stages or (in_graph and not _is_uint8(data["images"])):
+        if not self._has_stages or (in_graph and not is_uint8(data["images"])):
             return False
-        if in_graph and None in _shape(data["images"])[-3:]:
+        if in_graph and None in static_shape(data["images"])[-3:]:
             # XLA would compile anew for each size.
             return True
         _, height, width = self._sizes(data["images"])
         stages = self.stages(table, height, width)
-        small = None not in _shape(data["images"])[-3:] and height * width < _LARGE
+        small = None not in static_shape(data["images"])[-3:] and height * width < _LARGE
         if small and all(stage.local for stage in stages):
             return False
         return any(stage.cheaper_on_host for stage in stages)
@@ -465,43 +457,24 @@ class AugmentationLayer(keras.layers.Layer):
                 table = self._sample(data) if training else self._still(data)
             if self._changes_labels:
                 self._check_given_labels(data, training)
-            augment = self._augment_on_host if self._has_stages else None
-            outputs = self._like(packed, self._augment(data, table, augment))
+            engine = apply_on_host if self._has_stages else None
+            outputs = self._like(packed, self._augment(data, table, engine))
             return self._unpacked(outputs, inputs, others), table
 
-    def _augment_on_host(self, images, table):
-        return apply_on_host(images, self._stages_for(images, table), self.value_range)
-
-    def _augment_on_host_eagerly(self, images, table):
-        ops = ops_for(images)
-        stages = self._stages_for(images, table)
-        arrays = [ops.convert_to_numpy(tensor) for tensor in flatten(stages)]
-        outputs = apply_on_host(
-            ops.convert_to_numpy(images), unflatten(stages, arrays), self.value_range
-        )
-        return ops.convert_to_tensor(outputs)
-
-    def _augment_on_host_from_graph(self, images, table):
-        import tensorflow as tf
-
-        stages = self._stages_for(images, table)
-
-        def augment(images, *tensors):
-            return apply_on_host(images, unflatten(stages, tensors), self.value_range)
-
-        dtype = images.dtype if _is_uint8(images) else tf.float32
-        outputs = tf.numpy_function(augment, [images, *flatten(stages)], dtype, stateful=False)
-        outputs.set_shape(output_shape(images.shape, stages))
-        return outputs
-
-    def _augment(self, data, table, augment_images=None):
+    def _augment(self, data, table, engine=None):
         """Applies a table, or none in inference, to tensors as they came in."""
-        images, undo = self._as_batch(data["images"])
+        images, undo = as_batch(data["images"], self._channels_first)
         if table is not None:
-            images = (augment_images or self.augment_images)(self.begin_images(images), table)
+            images = self.begin_images(images)
+            if engine is None:
+                images = self.augment_images(images, table)
+            else:
+                images = engine(images, self._stages_for(images, table), self.value_range)
         outputs = {"images": undo(self.finish_images(images))}
         if "segmentation_masks" in data:
-            masks, undo = self._as_batch(data["segmentation_masks"], len(data["images"].shape))
+            masks, undo = as_batch(
+                data["segmentation_masks"], self._channels_first, len(data["images"].shape)
+            )
             outputs["segmentation_masks"] = undo(
                 masks if table is None else self.augment_masks(masks, table)
             )
@@ -509,54 +482,19 @@ class AugmentationLayer(keras.layers.Layer):
             outputs["labels"] = self.augment_labels(data["labels"], table)
         if "bounding_boxes" in data:
             before, after = (self._sizes(x["images"])[1:] for x in (data, outputs))
-            outputs["bounding_boxes"] = self._move_boxes(
-                data["bounding_boxes"], table, before, after
+            outputs["bounding_boxes"] = move_boxes(
+                data["bounding_boxes"],
+                self.bounding_box_format,
+                before,
+                after,
+                None if table is None else lambda x: self.augment_boxes(x, table, *before),
             )
         return outputs
-
-    def _move_boxes(self, bounding_boxes, table, before, after):
-        """Applies a table to boxes, given the sizes of the images before and after."""
-        boxes, labels = bounding_boxes["boxes"], bounding_boxes["labels"]
-        ops = ops_for(boxes)
-        boxes = ops.cast(boxes, "float32")
-        if table is None:
-            return {"boxes": boxes, "labels": labels}
-        corners = to_corners(boxes, self.bounding_box_format, *before)
-        single = len(boxes.shape) == 2
-        corners = ops.expand_dims(corners, 0) if single else corners
-        corners = self.augment_boxes(corners, table, *before)
-        corners = ops.squeeze(corners, 0) if single else corners
-        corners, new_labels = clip_corners(corners, labels, *after)
-        moved = from_corners(corners, self.bounding_box_format, *after)
-        padding = is_padding(labels, len(boxes.shape))[..., None]
-        return {"boxes": ops.where(padding, boxes, moved), "labels": new_labels}
-
-    def _as_batch(self, x, rank=None):
-        """Returns images or masks as a batch with the channels last, and how to undo this."""
-        ops = ops_for(x)
-        single = (rank or len(x.shape)) == 3
-        flat = rank is not None and len(x.shape) == rank - 1
-        first = self._channels_first and not flat
-        if single:
-            x = ops.expand_dims(x, 0)
-        if flat:
-            x = ops.expand_dims(x, -1)
-        if first:
-            x = ops.transpose(x, (0, 2, 3, 1))
-
-        def undo(x):
-            if first:
-                x = ops.transpose(x, (0, 3, 1, 2))
-            if flat:
-                x = ops.squeeze(x, -1)
-            return ops.squeeze(x, 0) if single else x
-
-        return x, undo
 
     def _to_tensors(self, inputs):
         """Returns the images and masks of the inputs in a dictionary, as tensors."""
         data = inputs if isinstance(inputs, dict) else {"images": inputs}
-        self._check_keys(data)
+        check_keys(data, type(self).__name__)
         if not self._changes_labels:
             data = {key: value for key, value in data.items() if key != "labels"}
         self._check(data)
@@ -568,75 +506,19 @@ class AugmentationLayer(keras.layers.Layer):
             return {key: data.get(key, value) for key, value in inputs.items()}
         return data["images"]
 
-    def _check_keys(self, data):
-        for key in data:
-            if key not in _KEYS:
-                raise ValueError(
-                    f"{type(self).__name__} does not know what to do with {key!r}. Known are "
-                    f"{_KEYS}. {did_you_mean(str(key), _KEYS)} Received: keys {list(data)}"
-                )
-        if "images" not in data:
-            raise ValueError(
-                f"{type(self).__name__} needs a dictionary with 'images'. "
-                f"Received: keys {list(data)}"
-            )
-
     def _check(self, data):
+        """Checks what can be known of inputs without their values."""
         images = data["images"]
-        shape, dtype = _shape(images), keras.backend.standardize_dtype(images.dtype)
-        if shape is None or len(shape) not in (3, 4):
-            raise ValueError(
-                f"{type(self).__name__} takes one image of rank 3 or a batch of images of rank 4. "
-                f"Received: images of shape {shape or 'unknown'}"
-            )
-        if 0 in shape[-3:]:
-            raise ValueError(
-                "Images must have at least one pixel and one channel. "
-                f"Received: images of shape {shape}"
-            )
-        if dtype != "uint8" and dtype not in _FLOATS:
-            raise ValueError(
-                "Images must be of type uint8 or float; cast them to one of these. "
-                f"Received: images of type {dtype}"
-            )
+        check_images(images, type(self).__name__)
         if "segmentation_masks" in data:
-            self._check_masks(shape, _shape(data["segmentation_masks"]))
+            check_masks(data["segmentation_masks"], images, self._channels_first)
         if "bounding_boxes" in data:
-            check_boxes(data["bounding_boxes"], self.bounding_box_format, len(shape) == 4)
+            check_boxes(data["bounding_boxes"], self.bounding_box_format, len(images.shape) == 4)
         self._check_own(data)
 
     def _check_own(self, data):
         """Checks what only this kind of layer asks of its inputs."""
 
-    def _check_masks(self, shape, masks_shape):
-        expected = shape[:-3] + (shape[-2:] if self._channels_first else shape[-3:-1])
-        received = masks_shape
-        if masks_shape is not None and len(masks_shape) == len(shape):
-            received = shape[:-3] and masks_shape[:1]
-            received += masks_shape[-2:] if self._channels_first else masks_shape[-3:-1]
-        if (
-            received is None
-            or len(received) != len(expected)
-            or any(a != b for a, b in zip(received, expected, strict=True) if None not in (a, b))
-        ):
-            raise ValueError(
-                "Segmentation masks must have the height and width of the images, and the batch "
-                f"and channel axes where these have them (the latter may be left out). Received: "
-                f"masks of shape {masks_shape or 'unknown'} for images of shape {shape}"
-            )
-
     @property
     def _channels_first(self) -> bool:
         return self.data_format == "channels_first"
-
-
-def _is_uint8(images) -> bool:
-    return keras.backend.standardize_dtype(images.dtype) == "uint8"
-
-
-def _shape(tensor) -> tuple | None:
-    """Returns the static shape, with `None` for what is not known."""
-    try:
-        return tuple(tensor.shape)
-    except ValueError:
-        return None

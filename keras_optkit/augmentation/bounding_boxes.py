@@ -1,5 +1,6 @@
 """What a geometric change of images does to the boxes around what they show."""
 
+from collections.abc import Callable
 from typing import Any
 
 from keras_optkit.augmentation.backend import ops_for
@@ -143,6 +144,41 @@ def is_padding(labels: Any, rank: int) -> Any:
     ops = ops_for(labels)
     negative = labels < 0
     return ops.all(negative, axis=-1) if len(labels.shape) == rank else negative
+
+
+def move_boxes(
+    bounding_boxes: dict[str, Any],
+    bounding_box_format: str,
+    before: tuple,
+    after: tuple,
+    move: Callable[[Any], Any] | None,
+) -> dict[str, Any]:
+    """Moves boxes with what they show, and cuts them off at the edge of the image.
+
+    Args:
+        bounding_boxes: Dictionary with `"boxes"` of shape (batch, boxes, 4) and `"labels"` of shape
+            (batch, boxes) or (batch, boxes, n), or both without the batch.
+        bounding_box_format: One of `FORMATS`.
+        before: The height and width of the images that the boxes belong to.
+        after: The height and width of what becomes of these.
+        move: A function on corners of shape (batch, boxes, 4), or `None` if nothing moves.
+
+    Returns:
+        A dictionary like the one that came in, with boxes of type float32. Padding stays as it is.
+    """
+    boxes, labels = bounding_boxes["boxes"], bounding_boxes["labels"]
+    ops = ops_for(boxes)
+    boxes = ops.cast(boxes, "float32")
+    if move is None:
+        return {"boxes": boxes, "labels": labels}
+    corners = to_corners(boxes, bounding_box_format, *before)
+    single = len(boxes.shape) == 2
+    corners = move(ops.expand_dims(corners, 0) if single else corners)
+    corners = ops.squeeze(corners, 0) if single else corners
+    corners, new_labels = clip_corners(corners, labels, *after)
+    moved = from_corners(corners, bounding_box_format, *after)
+    padding = is_padding(labels, len(boxes.shape))[..., None]
+    return {"boxes": ops.where(padding, boxes, moved), "labels": new_labels}
 
 
 def check_boxes(bounding_boxes: Any, bounding_box_format: str | None, is_batch: bool) -> None:

@@ -2,11 +2,21 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from keras_optkit.augmentation.backend import on_the_host
-from keras_optkit.augmentation.stages import Range, Stage, needs_scale, rescaled
+from keras_optkit.augmentation.backend import on_the_host, ops_for
+from keras_optkit.augmentation.inputs import is_uint8
+from keras_optkit.augmentation.stages import (
+    Range,
+    Stage,
+    flatten,
+    needs_scale,
+    output_shape,
+    rescaled,
+    unflatten,
+)
 
 
 def apply_on_host(
@@ -42,6 +52,49 @@ def apply_on_host(
         # A rounding error must not take an image out of its range.
         images = np.clip(images * scale + np.float32(low), *np.float32(value_range))
     return images
+
+
+def apply_on_host_eagerly(
+    images: Any, stages: Sequence[Stage], value_range: Range | None = None
+) -> Any:
+    """Does what `apply_on_host` does with tensors that have values now, in the memory of the CPU.
+
+    Args:
+        images: Tensor of shape (batch, height, width, channels), uint8 or float.
+        stages: The stages in their order.
+        value_range: A pair (low, high), or `None`.
+
+    Returns:
+        A tensor of the backend.
+    """
+    ops = ops_for(images)
+    arrays = [ops.convert_to_numpy(tensor) for tensor in flatten(stages)]
+    stages = unflatten(stages, arrays)
+    return ops.convert_to_tensor(apply_on_host(ops.convert_to_numpy(images), stages, value_range))
+
+
+def apply_on_host_from_graph(
+    images: Any, stages: Sequence[Stage], value_range: Range | None = None
+) -> Any:
+    """Puts `apply_on_host` into a graph of TensorFlow, such as that of a `tf.data` pipeline.
+
+    Args:
+        images: Tensor of TensorFlow of shape (batch, height, width, channels), uint8 or float.
+        stages: The stages in their order.
+        value_range: A pair (low, high), or `None`.
+
+    Returns:
+        A tensor of TensorFlow.
+    """
+    import tensorflow as tf
+
+    def augment(images, *tensors):
+        return apply_on_host(images, unflatten(stages, tensors), value_range)
+
+    dtype = images.dtype if is_uint8(images) else tf.float32
+    outputs = tf.numpy_function(augment, [images, *flatten(stages)], dtype, stateful=False)
+    outputs.set_shape(output_shape(images.shape, stages))
+    return outputs
 
 
 def _image_by_image(images: np.ndarray, stages: list[Stage]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Whether images are what a layer takes them for: finite, and within their range of values."""
 
 import math
+import sys
 from typing import Any
 
 import keras
@@ -85,3 +86,30 @@ def describe(images: Any, value_range: Range | None) -> str:
             f"`value_range=(0, 1)` to the layer. {received}"
         )
     return f"{allowed}; pass the layer the range of your images. {received}"
+
+
+def check_in_graph(images: Any, value_range: Range | None) -> None:
+    """Puts the check of `in_range` into a graph of TensorFlow, which raises where it runs.
+
+    Args:
+        images: Float tensor of TensorFlow.
+        value_range: Pair of floats, or `None`.
+    """
+    tf = sys.modules["tensorflow"]
+    allowed = "finite" if value_range is None else f"in {value_range}"
+    message = f"Images must be {allowed}; pass the layer `value_range`, the range of your images."
+    limits = tf.reduce_min(images), tf.reduce_max(images)
+    tf.debugging.Assert(in_range(images, value_range), [message, "Received: from, to", *limits])
+
+
+def poisoned(outputs: Any, images: Any, value_range: Range | None) -> Any:
+    """Returns NaN for outputs of images out of range, for where nothing can be raised.
+
+    Args:
+        outputs: Float tensor, what was made of the images.
+        images: Float tensor.
+        value_range: Pair of floats, or `None`.
+    """
+    ops = ops_for(images)
+    nan = ops.cast(float("nan"), outputs.dtype)
+    return ops.where(in_range(images, value_range), outputs, nan)

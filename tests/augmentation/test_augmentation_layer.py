@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras.src.testing import TestCase
 
-from keras_optkit.augmentation import RandomAffine
+from keras_optkit.augmentation import RandAugment, RandomAffine
 
 SETTINGS = {
     "rotation": 20,
@@ -173,6 +173,26 @@ def test_fit_augments_anew_in_each_epoch_and_keeps_xla(jit_compile):
     ]
     assert np.all(np.isfinite(losses))
     assert len(set(losses)) == 4
+
+
+@pytest.mark.backends("tensorflow")
+@pytest.mark.parametrize("make", [make_layer, lambda: RandAugment(value_range=(0, 1))])
+def test_the_step_around_a_layer_is_compiled_by_xla(make):
+    import tensorflow as tf
+
+    class NotForXla(keras.layers.Layer):
+        def call(self, x):
+            return tf.ensure_shape(tf.numpy_function(lambda x: x, [x], tf.float32), x.shape)
+
+    x = np.random.default_rng(0).random((4, 5, 9, 3)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((5, 9, 3)), make(), NotForXla(), keras.layers.Flatten(), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse", jit_compile=False)
+    model.fit(x, np.zeros(4), verbose=0)
+    model.compile("sgd", "mse", jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="compil"):
+        model.fit(x, np.zeros(4), verbose=0)
 
 
 def test_same_seed_same_stream(images):
