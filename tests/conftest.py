@@ -1,10 +1,19 @@
 """What every test shares: the backend under test, seeds, and the small models and data."""
 
 import os
+import pathlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if os.environ["KERAS_BACKEND"] == "jax":
+    # Most tests compile what another one, or a process that it starts, compiles as well. A folder
+    # for each worker: two writers would meet in one file.
+    root = pathlib.Path(__file__).parents[1] / ".pytest_cache"
+    folder = root / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras
 import numpy as np
