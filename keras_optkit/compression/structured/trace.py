@@ -1,0 +1,181 @@
+"""Where the channels of a model come from, what they go through, and which belong together."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_optkit.compression.structured.channels import Channels
+from keras_optkit.core.graph import Graph, Node, graphs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Flow:
+    """A tensor of the graph, with a label for each of its channels.
+
+    Args:
+        labels: Integer array, the labels along one axis.
+        axis: Integer > 0, that axis, counted with the batch.
+        shape: Tuple, the shape of the tensor with the batch, `None` where it is not known.
+    """
+
+    labels: np.ndarray
+    axis: int
+    shape: tuple
+
+    @property
+    def rank(self) -> int:
+        """The number of axes, with the batch."""
+        return len(self.shape)
+
+
+@dataclasses.dataclass(eq=False)
+class Weight:
+    """A variable that gets smaller when channels leave.
+
+    Args:
+        variable: The variable.
+        labels: Dictionary from an axis of the variable to the labels along it.
+        makes: Axis of the channels that the variable makes, or `None` if it makes none.
+        work: Integer, how often each number in it is multiplied in one prediction.
+        scale: The variable by which a norm scales what this one makes, or `None`.
+    """
+
+    variable: keras.Variable
+    labels: dict[int, np.ndarray]
+    makes: int | None = None
+    work: int = 0
+    scale: keras.Variable | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Resized:
+    """A layer whose config or input shape changes when channels leave.
+
+    Args:
+        layer: The layer.
+        shape: The shape of its input, with the batch.
+        axis: The axis of the input that has `labels`.
+        labels: Integer array, the labels of the input.
+        config: A function of a function that counts the labels that stay, which returns the
+            entries of the config that change.
+    """
+
+    layer: keras.layers.Layer
+    shape: tuple
+    axis: int
+    labels: np.ndarray
+    config: Callable[[Callable[[np.ndarray], int]], dict[str, Any]]
+
+
+class Trace:
+    """What one walk through a model tells of its channels.
+
+    Args:
+        model: A built Sequential or Functional model.
+        rule_for: A function that returns, for an operation, what it does to channels: a function
+            of the trace, the node and its flows, that returns the flows of the node's outputs.
+        keep: Names of layers whose own channels stay.
+
+    Raises:
+        ValueError: If the model is not built, or it or a model nested in it is subclassed.
+    """
+
+    def __init__(
+        self, model: keras.Model, rule_for: Callable[[Any], Callable], keep: Sequence[str] = ()
+    ):
+        self.model = model
+        self.channels = Channels()
+        self.weights: dict[int, Weight] = {}
+        self.resized: dict[int, Resized] = {}
+        # By the name of the layer, why channels that it takes or makes stay.
+        self.whole: dict[str, str] = {}
+        self._rule_for = rule_for
+        self._keep = set(keep)
+        self._made: dict[int, np.ndarray] = {}
+        graphs(model)  # What cannot be followed at all is told before any work.
+        inputs = [self.opaque(tensor, "it is an input of the model") for tensor in model.inputs]
+        for flow in self._flat(self.run(model, inputs)):
+            self.channels.freeze(flow.labels, "it is an output of the model")
+
+    def run(self, model: keras.Model, inputs: list[Flow]) -> Any:
+        """Lets labels flow through a model, and returns those of its outputs."""
+        return Graph(model).run(inputs, self._call)
+
+    def opaque(self, tensor: keras.KerasTensor, reason: str) -> Flow:
+        """Returns a flow of which all channels stay."""
+        shape = tuple(tensor.shape)
+        size = shape[-1] if len(shape) > 1 and shape[-1] is not None else 0
+        labels = self.channels.new(size)
+        self.channels.freeze(labels, reason)
+        return Flow(labels, max(len(shape) - 1, 0), shape)
+
+    def made_by(self, layer: keras.layers.Layer, count: int) -> np.ndarray:
+        """Returns the labels of the channels that a layer makes, the same in each of its calls."""
+        if id(layer) not in self._made:
+            self._made[id(layer)] = self.channels.new(count)
+            if layer.name in self._keep:
+                self.channels.freeze(self._made[id(layer)], "it was asked for")
+        return self._made[id(layer)]
+
+    def add_weight(
+        self,
+        variable: keras.Variable | None,
+        labels: dict[int, np.ndarray],
+        makes: int | None = None,
+        work: int = 0,
+    ) -> None:
+        """Notes the labels along the axes of a variable; those of a second call are tied."""
+        if variable is None:
+            return
+        known = self.weights.get(id(variable))
+        if known is None:
+            self.weights[id(variable)] = Weight(variable, labels, makes, work)
+            return
+        known.work += work
+        for axis, others in labels.items():
+            self.channels.tie(known.labels[axis], others)
+
+    def note_scale(self, gamma: keras.Variable, labels: np.ndarray) -> None:
+        """Notes that a norm scales channels, where one variable makes exactly these."""
+        for weight in self.weights.values():
+            if weight.makes is not None and np.array_equal(weight.labels[weight.makes], labels):
+                weight.scale = gamma
+
+    def add_resized(
+        self,
+        layer: keras.layers.Layer,
+        flow: Flow,
+        config: Callable[[Callable[[np.ndarray], int]], dict[str, Any]] | None = None,
+    ) -> None:
+        """Notes that a layer is made anew when channels of its input, or its own, leave."""
+        self.resized.setdefault(
+            id(layer),
+            Resized(layer, flow.shape, flow.axis, flow.labels, config or (lambda count: {})),
+        )
+
+    def keep_whole(self, node: Node, flows: list[Flow], reason: str) -> list[Flow]:
+        """Freezes what a call takes and makes, and notes why."""
+        self.whole.setdefault(node.name, reason)
+        for flow in flows:
+            self.channels.freeze(flow.labels, f"'{node.name}' takes it: {reason}")
+        return [self.opaque(tensor, f"'{node.name}' makes it: {reason}") for tensor in node.outputs]
+
+    def _call(self, node: Node, args: tuple, kwargs: dict) -> Any:
+        operation = node.operation
+        flows = self._flat((args, kwargs))
+        if isinstance(operation, keras.Model):
+            return self.run(operation, flows)
+        return self._rule_for(operation)(self, node, flows)
+
+    def _flat(self, structure: Any) -> list[Flow]:
+        return [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Flow)]
+
+
+def positions(shape: tuple, axis: int) -> int:
+    """Returns how many vectors of channels a tensor holds for one sample; 0 if it is not known."""
+    sizes = [size for i, size in enumerate(shape) if i not in (0, axis)]
+    return 0 if None in sizes else math.prod(sizes)
