@@ -227,8 +227,8 @@ def test_operations_are_those_that_tensorflow_counts():
     profile = model_analyzer.profile(function.graph, options=options)
 
     def count(node):
-        own = node.float_ops if "Conv2D" in node.name or "MatMul" in node.name else 0
-        return own + sum(map(count, node.children))
+        is_kernel = any(kind in node.name for kind in ("Conv2D", "convolution", "MatMul"))
+        return is_kernel * node.float_ops + sum(map(count, node.children))
 
     counted = count(profile)
     assert report.flops[0] == counted
