@@ -42,6 +42,14 @@ class Plan:
         traced = sum(math.prod(weight.variable.shape) for weight, _ in self._weights)
         self._rest = trace.model.count_params() - traced
 
+    def channels(self, gone: np.ndarray) -> int:
+        """Returns the number of sets of channels that may leave and have not.
+
+        Args:
+            gone: Boolean array of shape (size,), true for the sets that leave.
+        """
+        return sum(int(np.count_nonzero(~gone[group.roots])) for group in self.groups)
+
     def parameters(self, gone: np.ndarray) -> int:
         """Returns the number of parameters without some channels.
 

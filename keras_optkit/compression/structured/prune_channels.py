@@ -17,6 +17,8 @@ from keras_optkit.core.messages import did_you_mean
 # Under a global choice, the share of each group that stays however little it scores. A layer
 # without channels would cut the network in two.
 _LEAST = 0.1
+# What the share that stays is counted in, by the names of methods of `Plan`.
+_COSTS = ("parameters", "flops", "channels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,9 @@ def prune_channels(
             `"l1"`, `"gamma"` (the scale of the BatchNorm behind), `"taylor"` (gradients on `data`),
             `"random"`, or a function of an array of shape (channels, n) that returns one score for
             each channel. Channels that leave together have the mean of their scores.
-        of: What `target` is a share of: `"parameters"`, or `"flops"`, the multiplications and
-            additions of one prediction, which take an input of known size.
+        of: What `target` is a share of: `"parameters"`; `"flops"`, the multiplications and
+            additions of one prediction, which take an input of known size; or `"channels"`, of
+            those that may leave, where channels that are added to each other count once.
         allocation: `"uniform"`, each group of channels loses the same share, or `"global"`, those
             leave that score least of all, but never more than 90 % of a group.
         multiple_of: Integer, what the number of channels that stay is a multiple of where a layer
@@ -137,7 +140,7 @@ def _check_arguments(target: Any, of: Any, allocation: Any, multiple_of: Any) ->
             f"Received: target={target!r}"
         )
     for name, value, allowed in (
-        ("of", of, ("parameters", "flops")),
+        ("of", of, _COSTS),
         ("allocation", allocation, ("uniform", "global")),
     ):
         if value not in allowed:
@@ -168,7 +171,7 @@ def _choose(
     plan: Plan, scores: np.ndarray, target: float, of: str, allocation: str, multiple_of: int
 ) -> np.ndarray:
     """Returns which sets of channels leave, as few as the target allows."""
-    cost = plan.parameters if of == "parameters" else plan.flops
+    cost = getattr(plan, of)
     nothing = np.zeros(plan.size, "bool")
     whole = cost(nothing)
     if not whole:

@@ -192,6 +192,13 @@ def test_the_target_is_reached_and_not_by_much(allocation, of, target):
     assert small.count_params() == report.parameters[1]
 
 
+def test_a_share_of_channels():
+    model = plain()
+    _, report = prune_channels(model, 0.5, of="channels", return_report=True)
+    after = {name: pair[1] for name, pair in report.widths.items()}
+    assert after == {"first": 6, "second": 8, "hidden": 10, "head": 5}
+
+
 def known_flops(make):
     """By hand: two for each multiplication of a kernel, at each place of the output."""
     return {
