@@ -92,6 +92,9 @@ def _rule_for(operation: keras.Operation) -> Rule:
     for kinds, rule in _RULES:
         if kind in kinds:
             return rule
+    if kind.__name__ == "CustomScaleLayer" and kind.__module__.startswith("keras.src"):
+        # Of InceptionResNetV2: one input plus a number times the other.
+        return _merge
     if kind.__module__.startswith("keras.src.ops"):
         if kind.__name__ in _POINTWISE_OPERATIONS:
             return _pass
