@@ -1,0 +1,22 @@
+"""What is said of a model that the bridge cannot take, before any work."""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+def refuse(what: str, problems: Sequence[tuple[str, str, str]], model: object, hint: str = "") -> NoReturn:
+    """Raises a `ValueError` that lists everything that stands in the way.
+
+    Args:
+        what: What the listed things have in common, as in "has no counterpart in tf_keras".
+        problems: Tuples of a name, a type and a reason.
+        model: What was received.
+        hint: A sentence that says what to do.
+    """
+    lines = [f"  {name} ({kind}): {reason}" for name, kind, reason in dict.fromkeys(problems)]
+    count = len(lines)
+    listed = "\n".join(lines)
+    raise ValueError(
+        f"{count} {'thing' if count == 1 else 'things'} in the model {what}:\n{listed}\n"
+        f"{hint + ' ' if hint else ''}Received: model={model!r}"
+    )
