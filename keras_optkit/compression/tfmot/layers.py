@@ -16,12 +16,16 @@ _UNLIKE = {
     "HashedCrossing": "it is computed otherwise in tf_keras; apply it to the data instead",
     "Discretization": "it is computed otherwise in tf_keras; apply it to the data instead",
     "RandomCrop": "it is computed otherwise in tf_keras; apply it to the data instead",
+    "SpectralNormalization": "the one of tf_keras cannot be built where Keras 3 is installed",
 }
 # Keys that are called otherwise: `class: {keras: tf_keras}`.
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _ACTIVATIONS = ("activation", "recurrent_activation")
-# How to compute, not what; or what only the layer that begins an old Sequential model has.
-_IMMATERIAL = ("batch_input_shape", "implementation", "use_cudnn", "unroll", "data_format")
+# How to compute, not what; or what follows from the graph.
+_IMMATERIAL = frozenset(
+    "batch_input_shape data_format implementation key_shape kernel_initializer query_shape rng_type "
+    "unroll use_cudnn value_shape".split()
+)
 _SAME_ACTIVATIONS = frozenset(
     "elu exponential gelu linear mish relu selu sigmoid softmax softplus softsign tanh".split()
 )
@@ -62,7 +66,8 @@ def translate(serialized: Any, source: types.ModuleType, target: types.ModuleTyp
         NoCounterpart: If there is none; the message is the reason.
     """
     if isinstance(serialized, (list, tuple)):
-        return type(serialized)(translate(item, source, target) for item in serialized)
+        made = [translate(item, source, target) for item in serialized]
+        return tuple(made) if isinstance(serialized, tuple) else made
     if not isinstance(serialized, dict):
         return serialized
     if "class_name" not in serialized:

@@ -66,7 +66,7 @@ def operation_layer(node: Node, name: str) -> Any:
     settings = node.operation.get_config()
     settings = {**settings, **node.kwargs}
     settings.pop("name", None)
-    settings = {key: _encode(value) for key, value in settings.items()}
+    settings = {key: _encode(value) for key, value in settings.items() if value is not None}
     return tf_keras_parts.Operation(kind, constants, settings, name=name)
 
 
