@@ -146,7 +146,11 @@ class _Conversion:
             kwargs = fill_in(call.kwargs)
             if isinstance(part, keras.layers.Layer):
                 taken = inspect.signature(part.call).parameters
-                kwargs = {k: x for k, x in kwargs.items() if k in taken and x is not None}
+                kwargs = {
+                    key: value
+                    for key, value in kwargs.items()
+                    if key in taken and key != "training" and value is not None
+                }
             results = keras.tree.flatten(part(*fill_in(call.args), **kwargs))
             values.update(zip(map(id, call.outputs), results, strict=True))
         return keras.Model(

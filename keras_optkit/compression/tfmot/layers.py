@@ -23,7 +23,7 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _ACTIVATIONS = ("activation", "recurrent_activation")
 # How to compute, not what; or what follows from the graph.
 _IMMATERIAL = frozenset(
-    "batch_input_shape data_format implementation key_shape kernel_initializer query_shape rng_type "
+    "batch_input_shape data_format dtype implementation key_shape kernel_initializer query_shape rng_type "
     "unroll use_cudnn value_shape".split()
 )
 _SAME_ACTIVATIONS = frozenset(
@@ -85,7 +85,10 @@ def translate(serialized: Any, source: types.ModuleType, target: types.ModuleTyp
         raise NoCounterpart(f"{name} is no part of Keras")
     if category == "layers":
         return _layer(_member(source, "layers", name), config, source, target)
-    made_of = {} if config is None else {k: translate(v, source, target) for k, v in config.items()}
+    made_of = {
+        key: policy_name(value) if key == "dtype" else translate(value, source, target)
+        for key, value in (config or {}).items()
+    }
     cls, given = _member(source, category, name), _member(target, category, name)
     return given(**_fitting(made_of, cls, given))
 

@@ -137,7 +137,12 @@ class Conversion:
             given = tensors(node, args)
             return layer(given if len(given) > 1 else given[0])
         taken = inspect.signature(layer.call).parameters
-        kwargs = {key: x for key, x in kwargs.items() if key in taken and x is not None}
+        # Keras notes a `training` that nobody passed, and the flag of the whole model goes before it.
+        kwargs = {
+            key: value
+            for key, value in kwargs.items()
+            if key in taken and key != "training" and value is not None
+        }
         return layer(*args, **kwargs)
 
     def _carry_over(self) -> None:
