@@ -20,6 +20,27 @@ class Data:
     arguments: dict[str, Any]
     batches: int | None
 
+    def with_labels_as_lists(self, names: Sequence[str]) -> "Data":
+        """Returns the same data with labels and weights in the order of the outputs.
+
+        Args:
+            names: The names of the outputs.
+        """
+        arguments = dict(self.arguments)
+        for key in ("y", "sample_weight"):
+            if key in arguments:
+                arguments[key] = in_order(arguments[key], names)
+        if hasattr(arguments["x"], "element_spec"):
+            arguments["x"] = arguments["x"].map(
+                lambda x, *rest: (x, *(in_order(part, names, tuple) for part in rest))
+            )
+        return Data(arguments, self.batches)
+
+
+def in_order(value: Any, names: Sequence[str], kind: type = list) -> Any:
+    """Returns the values of a dictionary in the order of names; anything else as it is."""
+    return kind(value.get(name) for name in names) if isinstance(value, dict) else value
+
 
 def prepare(data: Any, model: keras.Model, batch_size: int = 32, what: str = "data") -> Data:
     """Returns data for tf_keras, after comparing them with a model's inputs.

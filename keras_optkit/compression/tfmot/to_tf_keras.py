@@ -48,13 +48,16 @@ class Conversion:
 
     Args:
         model: A built Sequential or Functional Keras 3 model.
+        flat: Whether what nested models hold is put into the model itself, whose inputs and outputs
+            are then lists.
 
     Raises:
         ValueError: As in `to_tf_keras`.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, flat: bool = False):
         self.source = model
+        self._flat = flat
         # In what they are called from: a layer that is called twice is one, an operation two.
         self._layers: dict[int, Any] = {}
         self._operations: dict[int, Any] = {}
@@ -75,8 +78,10 @@ class Conversion:
         from keras_optkit.compression.tfmot.operations import operation_layer
 
         problems = []
+        names = _Names()
         for graph in all_graphs:
-            names = _Names(graph)
+            names = names if self._flat else _Names()
+            names.reserve(graph)
             for node in graph.nodes:
                 operation = node.operation
                 if isinstance(operation, keras.Model) or id(operation) in self._layers:
@@ -106,6 +111,9 @@ class Conversion:
         inputs = [self._input(tensor) for tensor in graph.inputs]
         name = _valid(model.name)
         layers = [node.operation for node in graph.nodes]
+        if self._flat:
+            outputs = keras.tree.flatten(graph.run(inputs, self._call))
+            return self._tf_keras.Model(inputs, outputs, name=name)
         if isinstance(model, keras.Sequential) and len(layers) == len(set(map(id, layers))):
             parts = [self._called(node) for node in graph.nodes]
             return self._tf_keras.Sequential([*inputs, *parts], name=name)
@@ -132,6 +140,9 @@ class Conversion:
     def _call(self, node: Node, args: tuple, kwargs: dict[str, Any]) -> Any:
         from keras_optkit.compression.tfmot.operations import tensors
 
+        if self._flat and isinstance(node.operation, keras.Model):
+            given = keras.tree.flatten(args[0] if args else kwargs)
+            return Graph(node.operation).run(given, self._call)
         layer = self._called(node)
         if not isinstance(node.operation, keras.layers.Layer):
             given = tensors(node, args)
@@ -161,9 +172,13 @@ def _copy_trainable(old: keras.layers.Layer, new: Any) -> None:
 class _Names:
     """Names for the layers of one model, each once, as TensorFlow allows them."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self):
         self._given: dict[int, str] = {}
-        self._taken = {_valid(tensor.name) for tensor in graph.inputs}
+        self._taken: set[str] = set()
+
+    def reserve(self, graph: Graph) -> None:
+        """Gives the inputs and layers their names, before operations get any."""
+        self._taken.update(_valid(tensor.name) for tensor in graph.inputs)
         for node in graph.nodes:
             if isinstance(node.operation, keras.layers.Layer):
                 self.of(node.operation)

@@ -5,14 +5,15 @@ from typing import Any
 
 import keras
 
+from keras_optkit.compression.export.signature import output_specs
 from keras_optkit.compression.tfmot import modules
 from keras_optkit.compression.tfmot.compiling import compile_settings
-from keras_optkit.compression.tfmot.data import prepare
+from keras_optkit.compression.tfmot.data import in_order, prepare
 from keras_optkit.compression.tfmot.report import refuse
 from keras_optkit.compression.tfmot.to_tf_keras import Conversion
 from keras_optkit.compression.tfmot.weights import carry
 from keras_optkit.core.checks import check_count
-from keras_optkit.core.graph import graphs, rebuild
+from keras_optkit.core.graph import Graph, graphs, rebuild
 from keras_optkit.core.messages import did_you_mean
 
 Layers = Sequence[str] | Callable[[keras.layers.Layer], bool] | None
@@ -31,6 +32,7 @@ class Session:
         batch_size: Integer >= 1, for arrays.
         callbacks: Callbacks of tf_keras.
         verbose: As in `fit`.
+        flat: Whether nested models are dissolved, as `Conversion` does it.
 
     Raises:
         ValueError: If the model, its settings or the data can't be used.
@@ -45,6 +47,7 @@ class Session:
         batch_size: int = 32,
         callbacks: Sequence[Any] | None = None,
         verbose: int | str = 0,
+        flat: bool = False,
     ):
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if check_count(name, value) < 1:
@@ -67,10 +70,14 @@ class Session:
         self.validation = None
         if validation_data is not None:
             self.validation = prepare(validation_data, model, batch_size, "validation_data")
+        self._given = data if validation_data is None else validation_data
+        self._batch_size = batch_size
         self._callbacks = list(callbacks or ())
         self._verbose = verbose
-        self.conversion = Conversion(model)
+        self.conversion = Conversion(model, flat)
         self.model = self.conversion.model
+        if flat:
+            self._outputs_as_lists()
 
     def chosen(self, layers: Layers, possible: dict[int, Any], what: str) -> dict[int, Any]:
         """Returns those of the possible layers that the user has chosen.
@@ -114,6 +121,38 @@ class Session:
             callbacks=[*callbacks, *self._callbacks],
             verbose=self._verbose,
         )
+
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Returns the loss and metrics of a compiled tf_keras model on the validation data."""
+        arguments = (self.validation or self.data).arguments
+        return model.evaluate(**arguments, verbose=0, return_dict=True)
+
+    def evaluate_source(self) -> dict[str, float]:
+        """Returns the loss and metrics of the Keras 3 model on the validation data."""
+        if isinstance(self._given, tuple):
+            names = ("x", "y", "sample_weight")
+            arguments = dict(zip(names, self._given, strict=False))
+            arguments["batch_size"] = self._batch_size
+        else:
+            arguments = {"x": self._given}
+        found = self.source.evaluate(**arguments, verbose=0, return_dict=True)
+        return {name: float(value) for name, value in found.items()}
+
+    @property
+    def measured_on(self) -> Any:
+        """The validation data, else the training data, as they were given."""
+        return self._given
+
+    def _outputs_as_lists(self) -> None:
+        """Lets settings and labels follow the order of the outputs, whose names TF-MOT changes."""
+        names = [spec.name for spec in output_specs(self.source)]
+        if len(names) == 1 and not isinstance(Graph(self.source).output_structure, dict):
+            return
+        for key in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            self.settings[key] = in_order(self.settings[key], names)
+        self.data = self.data.with_labels_as_lists(names)
+        if self.validation:
+            self.validation = self.validation.with_labels_as_lists(names)
 
     def result(self, trained: Any) -> keras.Model:
         """Returns a copy of the Keras 3 model, compiled as it is, with the weights of a trained one.
