@@ -123,7 +123,7 @@ class _Conversion:
             except (NoCounterpart, TypeError, ValueError) as error:
                 problems.append((layer.name, type(layer).__name__, str(error)))
         if problems:
-            refuse("has no counterpart in Keras 3", problems, self._source)
+            refuse("without a counterpart in Keras 3", problems, self._source)
 
     def _model(self, model: Any) -> keras.Model:
         if id(model) not in self._models:

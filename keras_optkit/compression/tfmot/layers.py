@@ -23,8 +23,8 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _ACTIVATIONS = ("activation", "recurrent_activation")
 # How to compute, not what; or what follows from the graph.
 _IMMATERIAL = frozenset(
-    "batch_input_shape data_format dtype implementation key_shape kernel_initializer query_shape rng_type "
-    "unroll use_cudnn value_shape".split()
+    "batch_input_shape data_format dtype implementation key_shape kernel_initializer query_shape "
+    "rng_type unroll use_cudnn value_shape".split()
 )
 _SAME_ACTIVATIONS = frozenset(
     "elu exponential gelu linear mish relu selu sigmoid softmax softplus softsign tanh".split()

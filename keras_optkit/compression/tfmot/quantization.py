@@ -10,6 +10,7 @@ import keras
 
 from keras_optkit.compression.export.files import require_writable, write_atomically
 from keras_optkit.compression.export.litert_model import LiteRTModel
+from keras_optkit.compression.export.signature import output_specs
 from keras_optkit.compression.tfmot.litert import evaluate_litert, to_bytes
 from keras_optkit.compression.tfmot.quantizable import reasons
 from keras_optkit.compression.tfmot.report import refuse
@@ -106,9 +107,9 @@ def quantize_model(
         model, data, validation_data, epochs, batch_size, callbacks, verbose, flat=True
     )
     quantization = session.tfmot.quantization.keras
-    scheme = _scheme(preserve)
-    registry = _scheme(None).get_quantize_registry()
-    chosen = _chosen(session, registry, layers, skip_unsupported)
+    why_not = reasons(session.model, _scheme(None).get_quantize_registry())
+    chosen = _chosen(session, why_not, layers, skip_unsupported)
+    scheme = _without(_scheme(preserve), set(why_not))
 
     def annotate(layer):
         chooses = layer.name in chosen
@@ -120,7 +121,7 @@ def quantize_model(
         quantized = quantization.quantize_apply(annotated, scheme)
         before = session.evaluate_source()
         session.fit(quantized)
-        after = session.evaluate(quantized)
+        after = _with_names(session.evaluate(quantized), quantized, model)
         content = to_bytes(quantized, model)
     litert = evaluate_litert(content, model, session.measured_on)
     return QuantizationResult(content, before, after, litert)
@@ -142,8 +143,42 @@ def _scheme(preserve: str | None) -> Any:
     return scheme(preserve_sparsity=preserve == "sparsity_and_clusters")
 
 
-def _chosen(session: Session, registry: Any, layers: Layers, skip_unsupported: bool) -> set[str]:
-    why_not = reasons(session.model, registry)
+def _without(scheme: Any, names: set[str]) -> Any:
+    """Keeps a scheme from the outputs of layers that it cannot quantize.
+
+    TF-MOT quantizes the output of a float layer in front of a quantized one, and fails on its
+    activation if it does not know that.
+    """
+    make = scheme.get_quantize_registry
+
+    def get_quantize_registry():
+        registry = make()
+        supports = registry.supports
+        registry.supports = lambda layer: layer.name not in names and supports(layer)
+        return registry
+
+    scheme.get_quantize_registry = get_quantize_registry
+    return scheme
+
+
+def _with_names(found: dict[str, float], quantized: Any, model: keras.Model) -> dict[str, float]:
+    """Calls the metrics of outputs by the names that they have in the Keras 3 model."""
+    names = [spec.name for spec in output_specs(model)]
+    if len(names) == 1:
+        return found
+    renamed = {}
+    for key, value in found.items():
+        for old, new in zip(quantized.output_names, names, strict=True):
+            if key.startswith(f"{old}_"):
+                key = new + key[len(old) :]
+                break
+        renamed[key] = value
+    return renamed
+
+
+def _chosen(
+    session: Session, why_not: dict[str, str], layers: Layers, skip_unsupported: bool
+) -> set[str]:
     kinds = {layer.name: type(layer).__name__ for layer in session.model.layers}
     inputs = {name for name, kind in kinds.items() if kind == "InputLayer"}
     if layers is None:
@@ -151,10 +186,12 @@ def _chosen(session: Session, registry: Any, layers: Layers, skip_unsupported: b
     else:
         possible = {id(new): new for _, new in session.conversion.pairs}
         names = {new.name for new in session.chosen(layers, possible, "quantized").values()}
-    problems = [(name, kinds[name], why_not[name]) for name in kinds if name in names & set(why_not)]
+    problems = [
+        (name, kinds[name], why_not[name]) for name in kinds if name in names & set(why_not)
+    ]
     if problems and not skip_unsupported:
         refuse(
-            "cannot be quantized by TF-MOT's default 8-bit scheme",
+            "that TF-MOT's default 8-bit scheme cannot quantize",
             problems,
             session.source,
             "Pass `skip_unsupported=True` to leave these in float32, or `layers` to quantize some "

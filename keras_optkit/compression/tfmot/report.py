@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 
-def refuse(what: str, problems: Sequence[tuple[str, str, str]], model: object, hint: str = "") -> NoReturn:
+def refuse(
+    what: str, problems: Sequence[tuple[str, str, str]], model: object, hint: str = ""
+) -> NoReturn:
     """Raises a `ValueError` that lists everything that stands in the way.
 
     Args:
-        what: What the listed things have in common, as in "has no counterpart in tf_keras".
+        what: What the listed things have in common, as in "without a counterpart in tf_keras".
         problems: Tuples of a name, a type and a reason.
         model: What was received.
         hint: A sentence that says what to do.
@@ -17,6 +19,6 @@ def refuse(what: str, problems: Sequence[tuple[str, str, str]], model: object, h
     count = len(lines)
     listed = "\n".join(lines)
     raise ValueError(
-        f"{count} {'thing' if count == 1 else 'things'} in the model {what}:\n{listed}\n"
+        f"The model holds {count} {'thing' if count == 1 else 'things'} {what}:\n{listed}\n"
         f"{hint + ' ' if hint else ''}Received: model={model!r}"
     )

@@ -99,7 +99,7 @@ class Conversion:
                 except (NoCounterpart, TypeError, ValueError) as error:
                     problems.append((operation.name, type(operation).__name__, str(error)))
         if problems:
-            refuse("has no counterpart in tf_keras", problems, self.source)
+            refuse("without a counterpart in tf_keras", problems, self.source)
 
     def _model(self, model: keras.Model) -> Any:
         if id(model) not in self._models:

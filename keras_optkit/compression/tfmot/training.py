@@ -58,7 +58,7 @@ class Session:
         self.tfmot = modules.tfmot()
         self.settings, problems = compile_settings(model, self.tf_keras)
         if problems:
-            refuse("has no counterpart in tf_keras", problems, model)
+            refuse("without a counterpart in tf_keras", problems, model)
         for callback in callbacks or ():
             if not isinstance(callback, self.tf_keras.callbacks.Callback):
                 raise ValueError(

@@ -11,7 +11,9 @@ def values(layer: Any) -> list[tuple[str, np.ndarray]]:
     Args:
         layer: A built layer.
     """
-    return [(weight.name.split("/")[-1].split(":")[0], _to_numpy(weight)) for weight in layer.weights]
+    return [
+        (weight.name.split("/")[-1].split(":")[0], _to_numpy(weight)) for weight in layer.weights
+    ]
 
 
 def carry(source: Any, target: Any) -> None:
