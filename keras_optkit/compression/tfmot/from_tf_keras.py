@@ -171,6 +171,8 @@ class _Conversion:
 # By the names that TensorFlow gives its functions, which tf_keras notes.
 _FUNCTIONS: dict[str, Callable] = {
     "__operators__.add": ops.add,
+    # What `tf.transpose` calls itself.
+    "compat.v1.transpose": lambda a, perm=None, conjugate=False: ops.transpose(a, perm),
     "cast": lambda x, dtype: ops.cast(x, policy_name(dtype)),
     "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(
         t, clip_value_min, clip_value_max
@@ -206,7 +208,6 @@ _FUNCTIONS: dict[str, Callable] = {
     "reshape": lambda tensor, shape: ops.reshape(tensor, tuple(shape)),
     "squeeze": lambda input, axis=None: ops.squeeze(input, axis),
     "stack": lambda values, axis=0: ops.stack(values, axis),
-    "transpose": lambda a, perm=None: ops.transpose(a, perm),
 }
 
 

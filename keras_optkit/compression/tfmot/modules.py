@@ -1,9 +1,9 @@
 """tf_keras and TF-MOT, imported without a trace in the process.
 
 TF-MOT sets `TF_USE_LEGACY_KERAS` when it is imported, and takes Keras from `tf.keras`, which
-decides once and for all, at its first use, which Keras it is. So TF-MOT is imported while `tf.keras`
-and its `compat` twins are tf_keras, and then all of it is put back: what had not been decided is
-still open.
+decides once and for all, at its first use, which Keras it is. So TF-MOT is imported while
+`tf.keras` and its `compat` twins are tf_keras, and then all of it is put back: what had not been
+decided is still open.
 """
 
 import contextlib

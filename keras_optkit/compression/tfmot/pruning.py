@@ -41,7 +41,7 @@ def prune_low_magnitude(
             arrays `(x, y)` or `(x, y, sample_weight)`.
         pruning_schedule: A schedule of TF-MOT's, or one of `keras_optkit.pruning`, whose durations
             are then understood and which TF-MOT gets one step later, for it counts the first step
-            as 1. Defaults to TF-MOT's `ConstantSparsity(0.5, 0)`.
+            as 1. Defaults to `keras_optkit.pruning.ConstantSparsity(0.5, 0)`.
         epochs: Integer >= 1.
         batch_size: Integer >= 1, for arrays.
         validation_data: Like `data`, or `None`.
@@ -69,9 +69,11 @@ def prune_low_magnitude(
     """
     session = Session(model, data, validation_data, epochs, batch_size, callbacks, verbose)
     sparsity = session.tfmot.sparsity.keras
+    run = Run(epochs, session.data.batches)
     if pruning_schedule is None:
-        pruning_schedule = sparsity.ConstantSparsity(0.5, 0)
-    schedule = _tfmot_schedule(pruning_schedule, Run(epochs, session.data.batches), sparsity)
+        pruning_schedule = ConstantSparsity(0.5, 0)
+    schedule = _tfmot_schedule(pruning_schedule, run, sparsity)
+    _require_effect(schedule, run)
     if block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(
             "`block_pooling_type` must be 'AVG' or 'MAX'. "
@@ -130,3 +132,18 @@ def _tfmot_schedule(schedule: Any, run: Run, sparsity: Any) -> Any:
         if config[name] != -1:
             config[name] = int(config[name]) + 1
     return counterparts[type(schedule)](**config)
+
+
+def _require_effect(schedule: Any, run: Run) -> None:
+    # TF-MOT's `ConstantSparsity(0.5, 0)` prunes for the first time at step 100, and a short run
+    # would end as dense as it began, without a word.
+    begin, frequency = (getattr(schedule, name, None) for name in ("begin_step", "frequency"))
+    if run.steps is None or begin is None or not frequency:
+        return
+    first = begin if begin >= 1 else begin + frequency
+    if first > run.steps:
+        raise ValueError(
+            f"The schedule prunes at TF-MOT's step {first} for the first time, and the run has "
+            f"{run.steps} steps. Let it begin earlier, lower its `frequency`, or train longer. "
+            f"Received: begin_step={begin}, frequency={frequency}, TF-MOT's steps begin with 1"
+        )

@@ -4,7 +4,6 @@ Imported only when a model is converted, for it imports tf_keras. The parts are 
 tf_keras, so that its models that hold them can be copied, saved and loaded.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -262,6 +261,3 @@ def decode(value: Any) -> Any:
     if "array" in value:
         return tf.constant(value["array"], value["dtype"])
     return tuple(map(decode, value["tuple"]))
-
-
-identity = functools.partial(tf_keras.layers.Activation, "linear")

@@ -148,7 +148,7 @@ class Conversion:
             given = tensors(node, args)
             return layer(given if len(given) > 1 else given[0])
         taken = inspect.signature(layer.call).parameters
-        # Keras notes a `training` that nobody passed, and the flag of the whole model goes before it.
+        # Keras notes a `training` that nobody passed, and lets the whole model's go before it.
         kwargs = {
             key: value
             for key, value in kwargs.items()

@@ -155,7 +155,7 @@ class Session:
             self.validation = self.validation.with_labels_as_lists(names)
 
     def result(self, trained: Any) -> keras.Model:
-        """Returns a copy of the Keras 3 model, compiled as it is, with the weights of a trained one.
+        """Returns a copy of the Keras 3 model, compiled as it is, with trained weights.
 
         Args:
             trained: A tf_keras model with the layers of the converted one, under their names.
