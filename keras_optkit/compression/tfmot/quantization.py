@@ -166,13 +166,12 @@ def _with_names(found: dict[str, float], quantized: Any, model: keras.Model) -> 
     names = [spec.name for spec in output_specs(model)]
     if len(names) == 1:
         return found
+    # The longest first: `dense_1_loss` is of the output `dense_1`, not of `dense`.
+    pairs = sorted(zip(quantized.output_names, names, strict=True), key=lambda p: -len(p[0]))
     renamed = {}
     for key, value in found.items():
-        for old, new in zip(quantized.output_names, names, strict=True):
-            if key.startswith(f"{old}_"):
-                key = new + key[len(old) :]
-                break
-        renamed[key] = value
+        old, new = next((p for p in pairs if key.startswith(f"{p[0]}_")), ("", ""))
+        renamed[new + key.removeprefix(old)] = value
     return renamed
 
 
