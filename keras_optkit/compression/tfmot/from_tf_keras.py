@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_optkit.compression.tfmot import modules
 from keras_optkit.compression.tfmot.layers import NoCounterpart, counterpart, policy_name
-from keras_optkit.compression.tfmot.report import refuse
+from keras_optkit.compression.tfmot.report import misfit, refuse
 from keras_optkit.compression.tfmot.weights import carry
 
 
@@ -151,7 +151,10 @@ class _Conversion:
                     for key, value in kwargs.items()
                     if key in taken and key != "training" and value is not None
                 }
-            results = keras.tree.flatten(part(*fill_in(call.args), **kwargs))
+            try:
+                results = keras.tree.flatten(part(*fill_in(call.args), **kwargs))
+            except (TypeError, ValueError) as error:
+                raise ValueError(misfit(call.layer, "Keras 3", error)) from error
             values.update(zip(map(id, call.outputs), results, strict=True))
         return keras.Model(
             fill_in(graph.input_structure), fill_in(graph.output_structure), name=model.name
@@ -168,18 +171,10 @@ class _Conversion:
         )
 
 
-# By the names that TensorFlow gives its functions, which tf_keras notes.
-_FUNCTIONS: dict[str, Callable] = {
+# By the names that TensorFlow gives its functions, which tf_keras notes. Of these, only the order
+# of the arguments matters.
+_ELEMENTWISE: dict[str, Callable] = {
     "__operators__.add": ops.add,
-    # What `tf.transpose` calls itself.
-    "compat.v1.transpose": lambda a, perm=None, conjugate=False: ops.transpose(a, perm),
-    "cast": lambda x, dtype: ops.cast(x, policy_name(dtype)),
-    "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(
-        t, clip_value_min, clip_value_max
-    ),
-    "concat": lambda values, axis: ops.concatenate(values, axis),
-    "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
-    "linalg.matmul": ops.matmul,
     "math.abs": ops.abs,
     "math.add": ops.add,
     "math.divide": ops.divide,
@@ -190,20 +185,53 @@ _FUNCTIONS: dict[str, Callable] = {
     "math.multiply": ops.multiply,
     "math.negative": ops.negative,
     "math.pow": ops.power,
-    "math.reduce_max": lambda input_tensor, **kwargs: ops.max(input_tensor, **kwargs),
-    "math.reduce_mean": lambda input_tensor, **kwargs: ops.mean(input_tensor, **kwargs),
-    "math.reduce_min": lambda input_tensor, **kwargs: ops.min(input_tensor, **kwargs),
-    "math.reduce_sum": lambda input_tensor, **kwargs: ops.sum(input_tensor, **kwargs),
     "math.sigmoid": ops.sigmoid,
     "math.sqrt": ops.sqrt,
     "math.square": ops.square,
     "math.subtract": ops.subtract,
     "math.tanh": ops.tanh,
     "math.truediv": ops.true_divide,
-    "nn.gelu": lambda features, approximate=False: ops.gelu(features, approximate),
     "nn.relu": ops.relu,
     "nn.relu6": ops.relu6,
-    "nn.silu": lambda features: ops.silu(features),
+    "nn.silu": ops.silu,
+}
+
+
+# These take the keywords of TensorFlow's.
+def _cast(x, dtype):
+    return ops.cast(x, policy_name(dtype))
+
+
+def _clip(t, clip_value_min, clip_value_max):
+    return ops.clip(t, clip_value_min, clip_value_max)
+
+
+def _gelu(features, approximate=False):
+    return ops.gelu(features, approximate)
+
+
+def _matmul(a, b, transpose_a=False, transpose_b=False):
+    a = ops.swapaxes(a, -1, -2) if transpose_a else a
+    return ops.matmul(a, ops.swapaxes(b, -1, -2) if transpose_b else b)
+
+
+def _reduction(function: Callable) -> Callable:
+    return lambda input_tensor, **kwargs: function(input_tensor, **kwargs)
+
+
+_FUNCTIONS: dict[str, Callable] = {
+    "cast": _cast,
+    "clip_by_value": _clip,
+    # What `tf.transpose` calls itself.
+    "compat.v1.transpose": lambda a, perm=None: ops.transpose(a, perm),
+    "concat": lambda values, axis: ops.concatenate(values, axis),
+    "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
+    "linalg.matmul": _matmul,
+    "math.reduce_max": _reduction(ops.max),
+    "math.reduce_mean": _reduction(ops.mean),
+    "math.reduce_min": _reduction(ops.min),
+    "math.reduce_sum": _reduction(ops.sum),
+    "nn.gelu": _gelu,
     "nn.softmax": lambda logits, axis=-1: ops.softmax(logits, axis),
     "reshape": lambda tensor, shape: ops.reshape(tensor, tuple(shape)),
     "squeeze": lambda input, axis=None: ops.squeeze(input, axis),
@@ -212,15 +240,18 @@ _FUNCTIONS: dict[str, Callable] = {
 
 
 def _function(layer: Any) -> Callable:
-    if layer.symbol == "__operators__.getitem":
+    symbol = layer.symbol
+    if symbol == "__operators__.getitem":
         return lambda tensor, slice_spec: tensor[_slices(slice_spec)]
-    if layer.symbol not in _FUNCTIONS:
-        raise NoCounterpart(f"the bridge does not know `tf.{layer.symbol}`; use a layer")
-    function = _FUNCTIONS[layer.symbol]
+    if symbol not in _ELEMENTWISE and symbol not in _FUNCTIONS:
+        raise NoCounterpart(f"the bridge does not know `tf.{symbol}`; use a layer")
 
-    def call(*args, **kwargs):
-        given = {key: value for key, value in kwargs.items() if key != "name" and value is not None}
-        return function(*args, **given)
+    def call(*args, name=None, **kwargs):
+        if symbol in _ELEMENTWISE:
+            return _ELEMENTWISE[symbol](*args, *kwargs.values())
+        # What is `None` or `False` is what it is without a word.
+        given = {k: v for k, v in kwargs.items() if v is not None and v is not False}
+        return _FUNCTIONS[symbol](*args, **given)
 
     return call
 

@@ -8,7 +8,7 @@ import keras
 
 from keras_optkit.compression.tfmot import modules
 from keras_optkit.compression.tfmot.layers import NoCounterpart, counterpart, policy_name
-from keras_optkit.compression.tfmot.report import refuse
+from keras_optkit.compression.tfmot.report import misfit, refuse
 from keras_optkit.compression.tfmot.weights import carry
 from keras_optkit.core.graph import Graph, Node, graphs
 
@@ -146,7 +146,7 @@ class Conversion:
         layer = self._called(node)
         if not isinstance(node.operation, keras.layers.Layer):
             given = tensors(node, args)
-            return layer(given if len(given) > 1 else given[0])
+            args, kwargs = (given if len(given) > 1 else given[0],), {}
         taken = inspect.signature(layer.call).parameters
         # Keras notes a `training` that nobody passed, and lets the whole model's go before it.
         kwargs = {
@@ -154,7 +154,10 @@ class Conversion:
             for key, value in kwargs.items()
             if key in taken and key != "training" and value is not None
         }
-        return layer(*args, **kwargs)
+        try:
+            return layer(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(misfit(node.operation, "tf_keras", error)) from error
 
     def _carry_over(self) -> None:
         for old, new in self.pairs:
