@@ -86,9 +86,6 @@ class _Conversion:
         self.model = self._model(model)
         for old, new in self._originals:
             carry(old, new)
-        for old, new in self._originals:
-            if new.trainable != old.trainable:
-                new.trainable = old.trainable
 
     def _read(self, model: Any) -> None:
         if not isinstance(model, self._tf_keras.Model):

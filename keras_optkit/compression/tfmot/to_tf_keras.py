@@ -162,14 +162,6 @@ class Conversion:
     def _carry_over(self) -> None:
         for old, new in self.pairs:
             carry(old, new)
-        # A model hands its flag on to what it holds, so it comes before its layers.
-        for old, new in self.pairs:
-            _copy_trainable(old, new)
-
-
-def _copy_trainable(old: keras.layers.Layer, new: Any) -> None:
-    if new.trainable != old.trainable:
-        new.trainable = old.trainable
 
 
 class _Names:

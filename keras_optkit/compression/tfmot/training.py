@@ -57,6 +57,10 @@ class Session:
         self.tf_keras = modules.tf_keras()
         self.tfmot = modules.tfmot()
         self.settings, problems = compile_settings(model, self.tf_keras)
+        for name in ("train_step", "compute_loss"):
+            if getattr(type(model), name) is not getattr(keras.Model, name):
+                reason = "tf_keras would train without it; train such a model in Keras itself"
+                problems.append((name, type(model).__name__, reason))
         if problems:
             refuse("without a counterpart in tf_keras", problems, model)
         for callback in callbacks or ():

@@ -47,12 +47,3 @@ def unchanged(trained):
     for old, new in zip(before, trained.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert [layer.name for layer in trained.layers] == layers_before
-
-
-def kernels(model):
-    """The kernels of a Keras 3 model as arrays, by the names of their layers."""
-    return {
-        layer.name: keras.ops.convert_to_numpy(layer.kernel)
-        for layer in model._flatten_layers()
-        if hasattr(layer, "kernel")
-    }

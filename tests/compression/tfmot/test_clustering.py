@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import kernels
+from bridge_helpers import kernels
 
 import keras_optkit.tfmot as bridge
 
@@ -18,6 +18,7 @@ def test_each_kernel_has_few_values(unchanged, images):
     assert found["accuracy"] > 0.5
 
 
+@pytest.mark.backends("tensorflow")
 def test_zeros_stay(unchanged, images):
     sparse = bridge.prune_low_magnitude(unchanged, images, epochs=1)
     clustered = bridge.cluster_weights(
@@ -28,6 +29,7 @@ def test_zeros_stay(unchanged, images):
         assert (kernel[kernels(sparse)[name] == 0] == 0).all(), name
 
 
+@pytest.mark.backends("tensorflow")
 def test_only_some_layers(unchanged, images):
     clustered = bridge.cluster_weights(unchanged, images, 4, layers=["classes"])
     counts = distinct(clustered)

@@ -61,12 +61,14 @@ def run(code, **environment):
     return done.stdout
 
 
+@pytest.mark.backends("tensorflow")
 @pytest.mark.parametrize("touch_first", [True, False])
 def test_the_process_is_left_as_it_was(touch_first):
     printed = run(CHECK.replace("TOUCH_FIRST", str(touch_first)))
     assert printed.split() == ["stopped", "as", "it", "was"]
 
 
+@pytest.mark.backends("tensorflow")
 def test_who_wants_legacy_keras_keeps_it():
     code = (
         "import os, keras, keras_optkit.tfmot as bridge;"

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import kernels
+from bridge_helpers import kernels
 from keras import layers
 
 import keras_optkit.tfmot as bridge
@@ -29,6 +29,7 @@ def test_the_result_is_sparse_and_learns(unchanged, images):
     sparse.fit(*images, verbose=0)
 
 
+@pytest.mark.backends("tensorflow")
 def test_it_is_tfmots_own_training(images):
     """The same net, data and schedule trained with TF-MOT by hand, in the order of the arrays."""
     import tf_keras
@@ -76,6 +77,7 @@ def test_a_schedule_of_tfmots_that_would_do_nothing(unchanged, images):
         bridge.prune_low_magnitude(unchanged, images, schedule)
 
 
+@pytest.mark.backends("tensorflow")
 def test_only_some_layers(unchanged, images):
     sparse = bridge.prune_low_magnitude(unchanged, images, layers=["classes"])
     assert zeros(sparse) == {"stem": 0.0, "branch": 0.0, "classes": 0.5}
@@ -85,6 +87,7 @@ def test_only_some_layers(unchanged, images):
     assert zeros(sparse) == {"stem": 0.0, "branch": 0.0, "classes": 0.5}
 
 
+@pytest.mark.backends("tensorflow")
 def test_two_of_four(unchanged, images):
     sparse = bridge.prune_low_magnitude(
         unchanged, images, layers=["classes"], sparsity_m_by_n=(2, 4)
@@ -122,6 +125,7 @@ def test_several_inputs_and_outputs_and_a_dataset():
     assert "one_accuracy" in sparse.evaluate(x, y, verbose=0, return_dict=True)
 
 
+@pytest.mark.backends("tensorflow")
 def test_a_py_dataset():
     model, x, y = two_in_two_out()
 
@@ -186,6 +190,18 @@ def test_settings_without_a_counterpart_are_listed(images):
     assert "optimizer (Muon): tf_keras has no optimizers.Muon" in message
     assert "loss (own_loss): it is no function of Keras' own" in message
     assert "metric (ConcordanceCorrelation): tf_keras has no" in message
+
+
+def test_an_own_training_step(images):
+    class Own(keras.Model):
+        def compute_loss(self, *args, **kwargs):
+            return 2 * super().compute_loss(*args, **kwargs)
+
+    x = keras.Input((8, 8, 1))
+    model = Own(x, layers.Dense(10)(layers.Flatten()(x)))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"compute_loss \(Own\): tf_keras would train without it"):
+        bridge.prune_low_magnitude(model, images)
 
 
 def test_a_setting_of_the_optimizer_without_a_counterpart(images):

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import kernels
+from bridge_helpers import kernels
 from keras import layers
 
 import keras_optkit.tfmot as bridge
@@ -63,6 +63,7 @@ def test_saving(result, tmp_path, images):
         result.save(tmp_path / "nowhere" / "model.tflite")
 
 
+@pytest.mark.backends("tensorflow")
 def test_zeros_are_preserved(unchanged, images):
     sparse = bridge.prune_low_magnitude(unchanged, images)
     result = bridge.quantize_model(sparse, images, preserve="sparsity")
@@ -76,6 +77,7 @@ def sparse_and_clustered(trained, images):
     return bridge.cluster_weights(sparse, images, 5, layers=["classes"], preserve_sparsity=True)
 
 
+@pytest.mark.backends("tensorflow")
 @pytest.mark.parametrize("preserve", ["clusters", "sparsity_and_clusters"])
 def test_clusters_are_preserved(preserve, sparse_and_clustered, images):
     result = bridge.quantize_model(sparse_and_clustered, images, preserve=preserve)
@@ -114,6 +116,7 @@ def test_what_cannot_be_quantized_is_listed(mixed, images):
     assert "skip_unsupported=True" in message
 
 
+@pytest.mark.backends("tensorflow")
 @pytest.mark.parametrize("how", [dict(skip_unsupported=True), dict(layers=["last"])])
 def test_some_layers_stay_in_float(how, mixed, images):
     result = bridge.quantize_model(mixed, images, **how)
