@@ -46,7 +46,12 @@ def compile_settings(model: keras.Model, tf_keras: types.ModuleType) -> tuple[di
     def optimizer(value):
         # Keras wraps it in mixed precision, as tf_keras does too.
         value = getattr(value, "inner_optimizer", value)
-        return translate(keras.saving.serialize_keras_object(value), keras, tf_keras)
+        serialized = keras.saving.serialize_keras_object(value)
+        # On torch the class is one of the backend's, under the name of the public one.
+        public = getattr(keras.optimizers, type(value).__name__, None)
+        if public and isinstance(value, public) and serialized["module"].startswith("keras."):
+            serialized["module"] = "keras.optimizers"
+        return translate(serialized, keras, tf_keras)
 
     def each(what: str, value: Any) -> Any:
         if isinstance(value, dict):

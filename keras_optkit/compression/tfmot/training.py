@@ -74,7 +74,8 @@ class Session:
         self.validation = None
         if validation_data is not None:
             self.validation = prepare(validation_data, model, batch_size, "validation_data")
-        self._given = data if validation_data is None else validation_data
+        # The validation data, else the training data, as they were given.
+        self.measured_on = data if validation_data is None else validation_data
         self._batch_size = batch_size
         self._callbacks = list(callbacks or ())
         self._verbose = verbose
@@ -91,8 +92,8 @@ class Session:
             possible: The tf_keras layers that TF-MOT can work on, by their ids.
             what: What is to be done with them, as in "pruned".
         """
-        names = {old.name: id(new) for old, new in self.conversion.pairs if id(new) in possible}
-        if not names:
+        pairs = [(old, id(new)) for old, new in self.conversion.pairs if id(new) in possible]
+        if not pairs:
             raise ValueError(
                 f"TF-MOT knows no layer of this model that could be {what}. "
                 f"Received: model={self.source!r}"
@@ -100,18 +101,21 @@ class Session:
         if layers is None:
             return possible
         if callable(layers):
-            wanted = [old.name for old, _ in self.conversion.pairs if layers(old)]
+            keys = [key for old, key in pairs if layers(old)]
         else:
             wanted = [layers] if isinstance(layers, str) else list(layers)
-        for name in wanted:
-            if name not in names:
-                raise ValueError(
-                    f"'{name}' is no layer that TF-MOT can have {what}. "
-                    f"{did_you_mean(name, names)} Received: layers={layers!r}"
-                )
-        if not wanted:
+            names = {old.name for old, _ in pairs}
+            for name in wanted:
+                if name not in names:
+                    raise ValueError(
+                        f"'{name}' is no layer that TF-MOT can have {what}. "
+                        f"{did_you_mean(name, sorted(names))} Received: layers={layers!r}"
+                    )
+            # Layers of one name may be in different nested models.
+            keys = [key for old, key in pairs if old.name in wanted]
+        if not keys:
             raise ValueError(f"`layers` chooses no layer to be {what}. Received: layers={layers!r}")
-        return {names[name]: possible[names[name]] for name in wanted}
+        return {key: possible[key] for key in keys}
 
     def fit(self, model: Any, callbacks: Sequence[Any] = ()) -> None:
         """Trains a tf_keras model with the settings and data of the session."""
@@ -133,19 +137,14 @@ class Session:
 
     def evaluate_source(self) -> dict[str, float]:
         """Returns the loss and metrics of the Keras 3 model on the validation data."""
-        if isinstance(self._given, tuple):
+        if isinstance(self.measured_on, tuple):
             names = ("x", "y", "sample_weight")
-            arguments = dict(zip(names, self._given, strict=False))
+            arguments = dict(zip(names, self.measured_on, strict=False))
             arguments["batch_size"] = self._batch_size
         else:
-            arguments = {"x": self._given}
+            arguments = {"x": self.measured_on}
         found = self.source.evaluate(**arguments, verbose=0, return_dict=True)
         return {name: float(value) for name, value in found.items()}
-
-    @property
-    def measured_on(self) -> Any:
-        """The validation data, else the training data, as they were given."""
-        return self._given
 
     def _outputs_as_lists(self) -> None:
         """Lets settings and labels follow the order of the outputs, whose names TF-MOT changes."""
