@@ -68,6 +68,9 @@ def translate(serialized: Any, source: types.ModuleType, target: types.ModuleTyp
     if isinstance(serialized, (list, tuple)):
         made = [translate(item, source, target) for item in serialized]
         return tuple(made) if isinstance(serialized, tuple) else made
+    if getattr(serialized, "shape", None) == () and hasattr(serialized, "item"):
+        # tf_keras keeps numbers as arrays.
+        return serialized.item()
     if not isinstance(serialized, dict):
         return serialized
     if "class_name" not in serialized:

@@ -5,6 +5,7 @@ from keras import layers, ops
 
 import keras_optkit.tfmot as bridge
 
+BACKEND = keras.backend.backend()
 SHAPES = {
     "vector": (6,),
     "sequence": (5, 6),
@@ -105,7 +106,8 @@ LAYERS = {
         lambda: layers.Resizing(4, 4),
         lambda: layers.CenterCrop(4, 4),
         lambda: layers.UpSampling2D(2, interpolation="bilinear"),
-        lambda: layers.AveragePooling2D(3, padding="same"),
+        # Keras on torch counts the padding in, the others and tf_keras do not.
+        lambda: layers.AveragePooling2D(3, padding="same" if BACKEND != "torch" else "valid"),
         lambda: layers.GlobalAveragePooling2D(keepdims=True),
         lambda: layers.ZeroPadding2D(((1, 0), (0, 1))),
         lambda: layers.Cropping2D(1),
