@@ -7,13 +7,8 @@ import keras
 from keras_optkit.compression.tfmot.layers import NoCounterpart
 from keras_optkit.core.graph import Node
 
-_MERGES = {
-    "Add": "Add",
-    "Maximum": "Maximum",
-    "Minimum": "Minimum",
-    "Multiply": "Multiply",
-    "Subtract": "Subtract",
-}
+# Layers of the same name, for tensors of one rank.
+_MERGES = ("Add", "Maximum", "Minimum", "Multiply", "Subtract")
 # What TF-MOT can do something with is a layer that it knows.
 _LAYERS = {
     "Relu": ("ReLU", {}),
@@ -46,8 +41,8 @@ def operation_layer(node: Node, name: str) -> Any:
     kind = type(node.operation).__name__
     plain = all(is_tensor(value) for value in node.args) and not node.kwargs
     if kind in _MERGES and plain and len({len(x.shape) for x in node.args}) == 1:
-        return getattr(tf_keras.layers, _MERGES[kind])(name=name)
-    if kind == "Concatenate":
+        return getattr(tf_keras.layers, kind)(name=name)
+    if kind == "Concatenate" and all(map(is_tensor, keras.tree.flatten(node.args))):
         return tf_keras.layers.Concatenate(axis=node.operation.axis, name=name)
     if kind in _LAYERS:
         layer, config = _LAYERS[kind]

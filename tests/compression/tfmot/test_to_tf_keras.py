@@ -305,6 +305,13 @@ def test_everything_without_a_counterpart_is_listed():
         assert part in message, message
 
 
+def test_a_constant_among_the_tensors_is_not_dropped():
+    x = keras.Input((4,), batch_size=2)
+    y = ops.concatenate([x, np.ones((2, 3), "float32")], axis=1)
+    with pytest.raises(ValueError, match="takes a tensor inside of another argument"):
+        bridge.to_tf_keras(keras.Model(x, y))
+
+
 def test_a_setting_without_a_counterpart():
     x = keras.Input((4,))
     model = keras.Model(x, layers.LayerNormalization(name="norm")(x))
