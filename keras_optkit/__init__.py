@@ -5,7 +5,7 @@
 from keras_optkit import augmentation, callbacks, layers, normalization, pruning, schedules
 from keras_optkit._version import __version__
 
-_LAZY = ("data", "export")
+_LAZY = ("data", "export", "tfmot")
 
 __all__ = [
     "__version__",
@@ -17,6 +17,7 @@ __all__ = [
     "normalization",
     "pruning",
     "schedules",
+    "tfmot",
 ]
 
 

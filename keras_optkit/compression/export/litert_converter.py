@@ -19,6 +19,7 @@ import numpy as np
 from keras_optkit.compression.export.full_precision import in_float32, own_classes
 from keras_optkit.compression.export.quiet import quiet
 from keras_optkit.compression.export.signature import input_specs, output_specs, pack_inputs
+from keras_optkit.compression.export.traced import to_bytes
 
 MODES = (None, "float16", "dynamic", "int8")
 _WORKER = "keras_optkit.compression.export.litert_worker"
@@ -77,39 +78,29 @@ def _convert(job: Job) -> bytes:
         ) from error
     inputs, outputs = input_specs(model), output_specs(model)
 
-    def serve(*tensors):
-        results = keras.tree.flatten(model(pack_inputs(model, tensors), training=False))
-        return {spec.name: result for spec, result in zip(outputs, results, strict=True)}
-
     def calibration() -> Iterator[dict[str, np.ndarray]]:
         size = inputs[0].shape[0] or 1
         samples = len(next(iter(job.calibration.values())))
         for start in range(0, samples - size + 1, size):
             yield {name: array[start : start + size] for name, array in job.calibration.items()}
 
+    def prepare(converter):
+        if job.quantization is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if job.quantization == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if job.quantization == "int8":
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.representative_dataset = calibration
+
+    def call(tensors):
+        return model(pack_inputs(model, tensors), training=False)
+
     try:
-        with quiet():
-            holder = tf.Module()
-            holder.variables_ = [variable.value for variable in model.variables]
-            holder.serve = tf.function(
-                serve,
-                input_signature=[tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in inputs],
-                autograph=False,
-            )
-            converter = tf.lite.TFLiteConverter.from_concrete_functions(
-                [holder.serve.get_concrete_function()], holder
-            )
-            if job.quantization is not None:
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if job.quantization == "float16":
-                converter.target_spec.supported_types = [tf.float16]
-            if job.quantization == "int8":
-                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-                converter.representative_dataset = calibration
-            content = converter.convert()
+        variables = [variable.value for variable in model.variables]
+        return to_bytes(call, variables, inputs, outputs, prepare)
     except Exception as error:
         raise ConversionError(_explain(error, job)) from error
-    return _in_model_order(content, [s.name for s in inputs], [s.name for s in outputs])
 
 
 def _explain(error: Exception, job: Job) -> str:
@@ -135,26 +126,6 @@ def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[0] if lines else type(error).__name__
     return line if line.endswith((".", "!", "?")) else f"{line}."
-
-
-def _in_model_order(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
-    # The converter orders them by its own lights; names alone bind them, and a program that binds
-    # by position would feed one input to another. The two lists are permuted in place.
-    from ai_edge_litert import schema_py_generated as schema
-
-    buffer = bytearray(content)
-    file = schema.Model.GetRootAs(buffer, 0)
-    signature, graph = file.SignatureDefs(0), file.Subgraphs(0)
-
-    def permute(indices, length, tensor_map, names):
-        index = {tensor_map(i).Name().decode(): tensor_map(i).TensorIndex() for i in range(length)}
-        wanted = [index[name] for name in names]
-        if sorted(wanted) == sorted(indices):
-            indices[:] = wanted
-
-    permute(graph.InputsAsNumpy(), signature.InputsLength(), signature.Inputs, inputs)
-    permute(graph.OutputsAsNumpy(), signature.OutputsLength(), signature.Outputs, outputs)
-    return bytes(buffer)
 
 
 def _convert_in_child(jobs: Sequence[Job]) -> list[bytes | ConversionError]:

@@ -4,10 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_optkit.compression.export import datasets
-from keras_optkit.compression.export.litert_converter import _in_model_order
+from keras_optkit.compression.export import datasets, traced
 from keras_optkit.compression.export.litert_model import LiteRTModel
-from keras_optkit.compression.export.quiet import quiet
 from keras_optkit.compression.export.signature import input_specs, output_specs
 
 
@@ -20,26 +18,14 @@ def to_bytes(quantized: Any, model: keras.Model) -> bytes:
     """
     import tensorflow as tf
 
-    inputs, outputs = input_specs(model), output_specs(model)
+    def call(tensors):
+        return quantized(list(tensors), training=False)
 
-    def serve(*tensors):
-        results = keras.tree.flatten(quantized(list(tensors), training=False))
-        return {spec.name: result for spec, result in zip(outputs, results, strict=True)}
-
-    with quiet():
-        holder = tf.Module()
-        holder.variables_ = quantized.variables
-        holder.serve = tf.function(
-            serve,
-            input_signature=[tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in inputs],
-            autograph=False,
-        )
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [holder.serve.get_concrete_function()], holder
-        )
+    def prepare(converter):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        content = converter.convert()
-    return _in_model_order(content, [s.name for s in inputs], [s.name for s in outputs])
+
+    inputs, outputs = input_specs(model), output_specs(model)
+    return traced.to_bytes(call, quantized.variables, inputs, outputs, prepare)
 
 
 def evaluate_litert(content: bytes, model: keras.Model, data: Any) -> dict[str, float]:
