@@ -141,7 +141,7 @@ class WeightAveraging(OptkitCallback):
         ensure_built(model, "WeightAveraging")
         self._optimizer = optimizer
         # `Pruning` is what says that it is not settled: its zeros have to stay.
-        self._zeros_stay = any(hasattr(owner, "settled") for owner in owners(model))
+        self._zeros_stay = any(hasattr(type(owner), "settled") for owner in owners(model))
         self._weights = list(model.trainable_variables)
         kept = (self.last,) if self.method == "lawa" else ()
         self._averages = [
