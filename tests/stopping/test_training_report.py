@@ -1,11 +1,10 @@
 import json
 import os
-import subprocess
-import sys
 
 import cv2
 import keras
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -50,9 +49,7 @@ def test_numbers_and_events_in_any_order(make_model, toy, tmp_path, first):
     assert read_back["history"] == {"epoch": [1, 2, 3], **history}
     assert len(seconds) == 3
     assert min(seconds) > 0
-    assert kinds(read_back) == [("best", 1), ("stopped", 3), ("rate cut", 3)] or kinds(
-        read_back
-    ) == [("best", 1), ("rate cut", 3), ("stopped", 3)]
+    assert sorted(kinds(read_back)) == [("best", 1), ("rate cut", 3), ("stopped", 3)]
     stopped = next(event for event in read_back["events"] if event["kind"] == "stopped")
     assert stopped["why"] == "no improvement within the patience"
     assert stopped["explanation"].startswith("Training ended")
@@ -115,24 +112,16 @@ def test_one_instance_over_two_fits(make_model, toy, tmp_path):
     assert not (tmp_path / "training.png").exists()
 
 
-@pytest.mark.backends("tensorflow")
-def test_matplotlib_stays_as_it_is(tmp_path):
-    script = f"""
-import os, sys
-os.environ["MPLBACKEND"] = "svg"
-import keras, numpy as np
-import keras_optkit.callbacks
-from keras_optkit.stopping.training_report import TrainingReport
-assert "matplotlib" not in sys.modules
-model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-model.compile("sgd", "mse")
-report = TrainingReport({str(tmp_path)!r})
-model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0, callbacks=[report])
-assert "matplotlib.pyplot" not in sys.modules
-import matplotlib
-assert matplotlib.get_backend() == "svg"
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+def test_matplotlib_stays_as_it_is(make_model, toy, tmp_path):
+    plt.figure(figsize=(1, 1))
+    try:
+        before = dict(matplotlib.rcParams), plt.get_backend(), plt.get_fignums(), plt.gcf()
+        fit(make_model(), toy, TrainingReport(tmp_path), epochs=1)
+        after = dict(matplotlib.rcParams), plt.get_backend(), plt.get_fignums(), plt.gcf()
+        assert before == after
+        assert not plt.gcf().axes
+    finally:
+        plt.close()
 
 
 def lines(axis, color):
