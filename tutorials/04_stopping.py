@@ -162,6 +162,8 @@ shutil.rmtree(args.output / "resume", ignore_errors=True)
 few = max(args.epochs // 4, 2)
 whole, _ = train_with(parts(args.output / "whole"), epochs=few)
 for extra in ([Kill(few // 2)], []):
+    # So that the layers have the names that they would have in a new process.
+    keras.utils.clear_session()
     ours = parts(args.output)
     resume = callbacks.Resume(args.output / "resume", callbacks=ours, every="1ep")
     try:

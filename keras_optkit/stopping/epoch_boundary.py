@@ -1,5 +1,6 @@
 """What happens between two epochs before validation and before any callback."""
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -70,22 +71,39 @@ def replace_methods(model: keras.Model, replacements: dict[str, Callable], scope
         RuntimeError: If the model has no such method.
     """
     for name, replacement in replacements.items():
-        own = getattr(model, name, None)
-        if own is None:
-            raise RuntimeError(
-                f"keras_optkit relies on `Model.{name}`, which Keras {keras.__version__} does "
-                f"not have. Received: model={model!r}"
-            )
-        before = vars(model).get(name)
-        setattr(model, name, _with_own(replacement, own))
-
-        def undo(name=name, before=before):
-            delattr(model, name)
-            if before is not None:
-                setattr(model, name, before)
-
-        scope.on_close(undo)
+        stand_in = vars(model).get(name)
+        if not isinstance(stand_in, _StandIn):
+            own = getattr(model, name, None)
+            if own is None:
+                raise RuntimeError(
+                    f"keras_optkit relies on `Model.{name}`, which Keras {keras.__version__} does "
+                    f"not have. Received: model={model!r}"
+                )
+            stand_in = _StandIn(own, vars(model).get(name))
+            setattr(model, name, stand_in)
+        stand_in.replacements.append(replacement)
+        scope.on_close(functools.partial(_remove, model, name, stand_in, replacement))
 
 
-def _with_own(replacement: Callable, own: Callable) -> Callable:
-    return lambda *args, **kwargs: replacement(own, *args, **kwargs)
+class _StandIn:
+    """Stands on a model in the place of one of its methods, for one or several replacements."""
+
+    def __init__(self, own: Callable, before: Callable | None):
+        self.own = own
+        self.before = before
+        self.replacements: list[Callable] = []
+
+    def __call__(self, *args, **kwargs):
+        call = self.own
+        for replacement in self.replacements:
+            call = functools.partial(replacement, call)
+        return call(*args, **kwargs)
+
+
+def _remove(model, name, stand_in, replacement) -> None:
+    # Scopes close in any order.
+    stand_in.replacements = [r for r in stand_in.replacements if r is not replacement]
+    if not stand_in.replacements and vars(model).get(name) is stand_in:
+        delattr(model, name)
+        if stand_in.before is not None:
+            setattr(model, name, stand_in.before)
