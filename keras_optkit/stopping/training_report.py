@@ -29,7 +29,8 @@ class TrainingReport(OptkitCallback):
     - `"best"`: the best epoch of `EarlyStopping` or, without it, that of the lowest validation loss
       (or loss).
     - `"stopped"`: where `EarlyStopping` or `TimeBudget` stopped training, and why.
-    - `"resumed"`: where `Resume` went on.
+    - `"resumed"`: where `Resume` went on. The seconds of an epoch that was broken off are those
+      since then.
 
     A value that is not finite is marked in the picture and is `null` in the JSON file. The picture
     is drawn without pyplot: figures, windows and settings of matplotlib stay as they are.
