@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import time
+import warnings
 from typing import Any
 
 from keras_optkit.core.additions import learning_rate_at
@@ -31,6 +32,8 @@ class TrainingReport(OptkitCallback):
     - `"stopped"`: where `EarlyStopping` or `TimeBudget` stopped training, and why.
     - `"resumed"`: where `Resume` went on. The seconds of an epoch that was broken off are those
       since then.
+
+    A disk that is full, say, is told in a warning and does not end the training.
 
     A value that is not finite is marked in the picture and is `null` in the JSON file. The picture
     is drawn without pyplot: figures, windows and settings of matplotlib stay as they are.
@@ -69,6 +72,7 @@ class TrainingReport(OptkitCallback):
         self._siblings: list = []
         self._last: tuple[int, dict, float] | None = None
         self._began: float | None = None
+        self._told = False
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -160,14 +164,26 @@ class TrainingReport(OptkitCallback):
         }
         content = {"epoch": sorted(self._rows), **columns}
         text = json.dumps({"history": content, "events": self.events}, indent=1)
-        _replace(self.directory / "training.json", text.encode())
+        self._write("training.json", text.encode())
 
     def _write_picture(self) -> None:
         picture = io.BytesIO()
         events = self.events
         figure = draw(sorted(self._rows), self._columns(), events, self._title(events))
         figure.savefig(picture, format="png", dpi=80)
-        _replace(self.directory / "training.png", picture.getvalue())
+        self._write("training.png", picture.getvalue())
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            _replace(self.directory / name, content)
+        except OSError as error:
+            # Training is worth more than its report.
+            if not self._told:
+                self._told = True
+                warnings.warn(
+                    f"The training report could not be written, and training goes on. {error}",
+                    stacklevel=2,
+                )
 
     def _title(self, events) -> str:
         count = len(self._rows)
@@ -194,8 +210,13 @@ _NOT_STOPPED = (StopReason.COMPLETED, StopReason.OTHER)
 def _replace(path: pathlib.Path, content: bytes) -> None:
     """Writes a file anew: at any moment, the old one or the new one is there as a whole."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        if partial.is_file():
+            partial.unlink()
+        raise

@@ -101,6 +101,15 @@ def test_a_resumed_run_keeps_its_past(make_model, toy, tmp_path):
     assert [event["kind"] for event in again.get_state()["resumed"]] == ["resumed"]
 
 
+def test_a_failure_to_write_does_not_end_the_training(make_model, toy, tmp_path):
+    (tmp_path / ".training.json.partial").mkdir()
+    with pytest.warns(UserWarning, match="could not be written, and training goes on") as told:
+        history = fit(make_model(), toy, TrainingReport(tmp_path), epochs=2)
+    assert len(history["loss"]) == 2
+    assert len(told) == 1
+    assert sorted(os.listdir(tmp_path)) == [".training.json.partial", "training.png"]
+
+
 def test_one_instance_over_two_fits(make_model, toy, tmp_path):
     report, model = TrainingReport(tmp_path, every=0), make_model()
     for epochs in (2, 1):
