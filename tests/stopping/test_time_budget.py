@@ -61,9 +61,8 @@ def test_an_epoch_that_is_too_long_is_broken_off():
 
 
 def fit(model, toy, *callbacks, epochs=3, **kwargs):
-    history = model.fit(
-        *toy, epochs=epochs, batch_size=16, verbose=0, callbacks=list(callbacks), **kwargs
-    )
+    kwargs = {"epochs": epochs, "batch_size": 16, "verbose": 0, **kwargs}
+    history = model.fit(*toy, callbacks=list(callbacks), **kwargs)
     json.dumps(history.history)
     return len(history.epoch)
 
@@ -79,9 +78,9 @@ def test_a_large_budget_does_nothing(make_model, toy):
 def test_a_small_budget_ends_the_first_epoch_early(make_model, toy, capsys):
     budget = TimeBudget(1e-6, verbose=1)
     model = make_model()
-    assert fit(model, toy, budget, validation_split=0.25) == 1
+    assert fit(model, toy, budget, validation_split=0.25, batch_size=1) == 1
     assert budget.stopped_reason is StopReason.TIME_BUDGET
-    assert int(model.optimizer.iterations) < 3
+    assert int(model.optimizer.iterations) < 48
     assert "Training ended: the time budget was used up (epoch 1)." in capsys.readouterr().out
     # The same instance once more, and the model is an ordinary one.
     assert fit(model, toy, budget) == 1
@@ -89,13 +88,9 @@ def test_a_small_budget_ends_the_first_epoch_early(make_model, toy, capsys):
 
 
 def test_the_last_epoch_is_not_stopped(make_model, toy):
-    class Sleep(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            time.sleep(0.05)
-
-    budget = TimeBudget(100)
-    budget.set_state({"used": 99.0, "longest_epoch": 50.0, "longest_end": 0.0})
-    assert fit(make_model(), toy, budget, Sleep(), epochs=1) == 1
+    budget = TimeBudget(100_000)
+    budget.set_state({"used": 90_000.0, "longest_epoch": 50_000.0, "longest_end": 0.0})
+    assert fit(make_model(), toy, budget, epochs=1) == 1
     assert budget.stopped_reason is None
 
 
@@ -112,15 +107,15 @@ def test_what_other_callbacks_take_counts(make_model, toy):
 
 
 def test_time_used_before_a_resume_counts(make_model, toy):
-    budget = TimeBudget(100)
+    budget = TimeBudget(100_000)
     fit(make_model(), toy, budget, epochs=1)
     state = json.loads(json.dumps(budget.get_state()))
-    again = TimeBudget(100)
-    again.set_state({**state, "used": 99.0, "longest_epoch": 5.0})
+    again = TimeBudget(100_000)
+    again.set_state({**state, "used": 90_000.0, "longest_epoch": 50_000.0})
     model = make_model()
     assert fit(model, toy, again, epochs=4, initial_epoch=1) == 1
     assert again.stopped_reason is StopReason.TIME_BUDGET
-    assert again.used > 99
+    assert again.used > 90_000
 
 
 def test_bad_arguments():
