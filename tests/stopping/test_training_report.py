@@ -106,7 +106,7 @@ def test_a_failure_to_write_does_not_end_the_training(make_model, toy, tmp_path)
     with pytest.warns(UserWarning, match="could not be written, and training goes on") as told:
         history = fit(make_model(), toy, TrainingReport(tmp_path), epochs=2)
     assert len(history["loss"]) == 2
-    assert len(told) == 1
+    assert sum("could not be written" in str(warning.message) for warning in told) == 1
     assert sorted(os.listdir(tmp_path)) == [".training.json.partial", "training.png"]
 
 
