@@ -10,6 +10,7 @@ import pathlib
 import pickle
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -19,6 +20,11 @@ import keras
 import numpy as np
 
 from keras_optkit import callbacks, layers, pruning, schedules
+from keras_optkit.stopping.time_budget import TimeBudget
+from keras_optkit.stopping.training_report import TrainingReport
+from keras_optkit.stopping.weight_averaging import WeightAveraging
+
+SCRATCH = tempfile.TemporaryDirectory()
 
 EPOCHS, BATCH, SAMPLES = 5, 32, 128
 KILLED_IN_EPOCH = 3
@@ -181,6 +187,40 @@ SETTINGS = [
         "EarlyStopping",
         lambda: [callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)],
     ),
+    Setting(
+        "EarlyStopping with more of its arguments",
+        lambda: [
+            callbacks.EarlyStopping(
+                ["loss", "accuracy"],
+                0.3,
+                "6step",
+                restore_best_weights=True,
+                min_delta_mode="relative",
+                window=2,
+                combine="all",
+                restore_optimizer=True,
+            )
+        ],
+    ),
+    Setting(
+        "EarlyStopping by a criterion",
+        lambda: [callbacks.EarlyStopping("loss", criterion="PQ0.75")],
+    ),
+    Setting("TimeBudget", lambda: [TimeBudget("10h")]),
+    Setting("TrainingReport", lambda: [TrainingReport(SCRATCH.name, every=0)]),
+    Setting("WeightAveraging", lambda: [WeightAveraging(decay=0.8)]),
+    Setting(
+        "WeightAveraging of the latest, and EarlyStopping",
+        lambda: [
+            callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),
+            WeightAveraging("lawa", last=2),
+        ],
+    ),
+    Setting(
+        "WeightAveraging with BatchNorm",
+        lambda: [WeightAveraging("swa", start=6, every=5, data=data()[0])],
+        lambda: [layers.ConvBNAct(4, 3)],
+    ),
     Setting("ConstantSparsity", prune(lambda: pruning.ConstantSparsity(0.5, "1ep", frequency=7))),
     Setting(
         "PolynomialDecay",
@@ -190,6 +230,7 @@ SETTINGS = [
         "all together",
         lambda: [
             callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),
+            WeightAveraging(decay=0.8, start="4ep"),
             callbacks.Pruning(pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
             callbacks.LearningRate(schedules.OneCycle(0.02)),
         ],

@@ -18,13 +18,20 @@ class Monitor:
     Args:
         name: String, the metric's key in the logs, for example `"val_loss"`.
         mode: String, `"min"`, `"max"`, or `"auto"` to tell it from the metric.
-        min_delta: Float, the least absolute change that counts as better. Its sign is ignored.
+        min_delta: Float, the least change that counts as better. Its sign is ignored.
+        relative: Boolean, whether `min_delta` is a share of the value that has to be beaten.
 
     Raises:
         ValueError: If `mode` is none of these, or `min_delta` is not finite.
     """
 
-    def __init__(self, name: str, mode: str = "auto", min_delta: float = 0.0):
+    def __init__(
+        self, name: str, mode: str = "auto", min_delta: float = 0.0, relative: bool = False
+    ):
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"`monitor` must be the name of a metric in the logs. Received: monitor={name!r}"
+            )
         if mode not in ("auto", "min", "max"):
             raise ValueError(f'`mode` must be "auto", "min" or "max". Received: mode={mode!r}')
         if not math.isfinite(min_delta):
@@ -32,6 +39,7 @@ class Monitor:
         self.name = name
         self.mode = mode
         self.min_delta = abs(min_delta)
+        self.relative = relative
         self.direction: str | None = None if mode == "auto" else mode
         self._told_missing = False
 
@@ -99,7 +107,11 @@ class Monitor:
         if reference is None:
             return True
         gain = value - reference if self.direction == "max" else reference - value
-        return gain > self.min_delta
+        return gain > self.min_delta * (abs(reference) if self.relative else 1)
+
+    def reaches(self, value: float, threshold: float) -> bool:
+        """Tells whether a value is at a threshold or on its good side; NaN never is."""
+        return value >= threshold if self.direction == "max" else value <= threshold
 
 
 def compiled_metrics(model: keras.Model) -> dict[str, object] | None:
