@@ -6,6 +6,8 @@ from keras_optkit.compression.pruning.keep_zeros import keep_zeros
 from keras_optkit.compression.pruning.nm_sparsity import NMSparsity
 from keras_optkit.compression.pruning.one_shot import OneShot
 from keras_optkit.compression.pruning.schedules import ConstantSparsity, PolynomialDecay
+from keras_optkit.compression.pruning.sensitivity import sensitivity
+from keras_optkit.compression.pruning.sparsity_table import sparsity
 
 __all__ = [
     "BlockSparsity",
@@ -15,4 +17,6 @@ __all__ = [
     "OneShot",
     "PolynomialDecay",
     "keep_zeros",
+    "sensitivity",
+    "sparsity",
 ]

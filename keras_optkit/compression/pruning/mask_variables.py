@@ -1,4 +1,4 @@
-"""The masks of one `fit`: variables of the compiled step, and how kernels are multiplied by them."""
+"""The masks of one `fit`: variables of the compiled step, and how they are laid over kernels."""
 
 from typing import Any
 
@@ -62,18 +62,16 @@ class MaskVariables:
 
     def apply(self) -> None:
         """Makes the weights that are masked, and their moving averages, exact zeros."""
-        for kernel, average, mask in zip(
-            self._kernels, self._averages, self._variables, strict=True
-        ):
-            for variable in (kernel, average):
+        for i, pair in enumerate(zip(self._kernels, self._averages, strict=True)):
+            for variable in pair:
                 if variable is None:
                     continue
                 if self._words:
-                    _and(variable.value, mask.value)
+                    _and(variable.value, self._variables[i].value)
                 else:
                     weights = ops.convert_to_tensor(variable)
                     # Not a product: that would leave -0.0, and NaN where a weight diverged.
-                    variable.assign(ops.where(mask, weights, ops.zeros_like(weights)))
+                    variable.assign(ops.where(self[i], weights, ops.zeros_like(weights)))
 
     def to_numpy(self) -> list[np.ndarray]:
         """Returns the masks as boolean arrays."""

@@ -16,7 +16,8 @@ class NMSparsity(Structure):
     """Keeps N of every M consecutive weights along the input axis, which some hardware skips.
 
     The structure sets the sparsity, `1 - n / m`, and the schedule says when: its final sparsity
-    must be this one, and on the way there it keeps more than N of M. A short last group keeps N too.
+    must be this one, and on the way there it keeps more than N of M. A short last group keeps N
+    too.
 
     Args:
         n: Integer, how many stay; 1 <= n < m.

@@ -67,7 +67,7 @@ class SparsitySchedule:
         """
         config = self.get_config()
         for name in ("begin_step", "end_step"):
-            if config[name] != -1:
+            if config.get(name, -1) != -1:
                 config[name] = to_steps(config[name], run, name)
         return type(self)(**config)
 

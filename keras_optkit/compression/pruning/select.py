@@ -54,26 +54,28 @@ def select_kernels(model: keras.Model, select: Select | None = None) -> list[ker
             "The model has no weights yet. Call `model.build(input_shape)`, or call the model once "
             f"on a batch, before `fit`. Received: model={model.name!r}, which is not built"
         )
-    trainable = {id(v): v for v in model.trainable_variables}
+    trainable = model.trainable_variables
     if isinstance(select, str):
-        found = [v for v in trainable.values() if re.search(select, v.path)]
+        found = [v for v in trainable if re.search(select, v.path)]
         # A layer's path stands in front of its bias too. Who wants the bias names nothing else.
         found = [v for v in found if len(v.shape) > 1] or found
     else:
-        owned = owners(model).values()
-        found = [v for layer, v in owned if id(v) in trainable and takes(select, layer, v)]
+        found = [v for layer, v in owners(model).values() if takes(select, layer, v)]
     if not found:
-        paths = [v.path for v in trainable.values() if len(v.shape) > 1]
+        paths = [v.path for v in trainable if len(v.shape) > 1]
         hint = did_you_mean(select, paths) if isinstance(select, str) else did_you_mean("", paths)
         raise ValueError(f"`select` matches no trainable variable. {hint} Received: {select!r}")
     return found
 
 
-def owners(model: keras.Model) -> dict[int, tuple[keras.layers.Layer, keras.Variable]]:
+def owners(
+    model: keras.Model, trainable_only: bool = True
+) -> dict[int, tuple[keras.layers.Layer, keras.Variable]]:
     """Returns the trainable variables of a model, and of which layer each is.
 
     Args:
         model: A built model.
+        trainable_only: Boolean, whether to leave out those of frozen layers.
 
     Returns:
         A dictionary from the `id` of a variable to a tuple `(layer, variable)`, in the order of
@@ -82,7 +84,8 @@ def owners(model: keras.Model) -> dict[int, tuple[keras.layers.Layer, keras.Vari
     found: dict[int, tuple[keras.layers.Layer, keras.Variable]] = {}
     for layer in model._flatten_layers():
         for variable in layer._trainable_variables:
-            found.setdefault(id(variable), (layer, variable))
+            if variable.trainable or not trainable_only:
+                found.setdefault(id(variable), (layer, variable))
     return found
 
 
