@@ -12,7 +12,6 @@ import pytest
 from keras_optkit.callbacks import Pruning
 from keras_optkit.pruning import (
     BlockSparsity,
-    ConstantSparsity,
     NMSparsity,
     OneShot,
     PolynomialDecay,
@@ -28,22 +27,18 @@ CASES = {
         select=keras.layers.Dense,
         structure=BlockSparsity((4, 2)),
     ),
-    "block, maximum": lambda: Pruning(
-        ConstantSparsity(0.5, 30, frequency=50),
-        select=keras.layers.Dense,
-        structure=BlockSparsity((2, 5), "max"),
-    ),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 
 
 def make_model():
     keras.utils.set_random_seed(0)
+    # Smooth, so that a rounding error stays one: a ReLU may fall to either side of its kink.
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
-            keras.layers.Conv2D(8, 3, activation="relu"),
-            keras.layers.Conv2D(6, 3, activation="relu"),
+            keras.layers.Conv2D(8, 3, activation="tanh"),
+            keras.layers.Conv2D(6, 3, activation="tanh"),
             keras.layers.Flatten(),
             keras.layers.Dense(10),
         ]
@@ -93,7 +88,7 @@ def _train(case, given):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     kernels = [v for v in model.trainable_variables if len(v.shape) > 1]
-    if "block" in case:
+    if case == "block":
         kernels = kernels[-1:]
     losses, masks = [], []
 
@@ -135,7 +130,7 @@ def test_masks_are_equal_at_every_update(ours, theirs, case):
 @every_case
 def test_losses_are_equal(ours, theirs, case):
     losses, _ = ours(case)
-    np.testing.assert_allclose(losses, theirs[f"{case} losses"], rtol=2e-3, atol=2e-5)
+    np.testing.assert_allclose(losses, theirs[f"{case} losses"], rtol=2e-5, atol=2e-6)
     assert losses[-20:].mean() < 0.7 * losses[:20].mean()
 
 
