@@ -27,7 +27,8 @@ class BlockSparsity(Structure):
 
     Example:
 
-    >>> Pruning(ConstantSparsity(0.5, 0), structure=BlockSparsity((4, 1)))  # doctest: +SKIP
+    >>> BlockSparsity((2, 2)).spread(np.array([[True, False]]), (2, 3)).shape == (2, 3)
+    True
 
     Reference:
         Narang, Undersander and Diamos, "Block-Sparse Recurrent Neural Networks", 2017. TF-MOT's

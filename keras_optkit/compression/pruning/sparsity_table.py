@@ -31,8 +31,8 @@ def sparsity(
 
     Example:
 
-    >>> keras_optkit.pruning.sparsity(model).sparsity  # doctest: +SKIP
-    0.75
+    >>> sparsity(model).sparsity
+    0.0
     """
     if not model.built:
         raise ValueError(
