@@ -1,5 +1,6 @@
 """How sparse a model should be at which step."""
 
+import numbers
 from typing import Any, Self
 
 from keras import ops
@@ -11,27 +12,44 @@ from keras_optkit.core.serialization import register_sparsity
 class SparsitySchedule:
     """The base of pruning schedules: when masks are refreshed, and to which sparsity.
 
-    A subclass sets `begin_step`, `end_step` and `frequency` and writes `sparsity(step)`. Steps
-    count optimizer updates from the start of the `fit` that prunes.
+    A subclass sets `begin_step`, `end_step` and `frequency`, names the argument that holds its
+    final sparsity, and writes `sparsity(step)`. Steps count optimizer updates from the start of
+    the `fit` that prunes.
     """
 
     begin_step: int | float | str
     end_step: int | float | str
     frequency: int
+    _target = "target_sparsity"
+
+    @property
+    def target(self) -> float:
+        """The sparsity at the end."""
+        return getattr(self, self._target)
+
+    @property
+    def timing(self) -> tuple:
+        """What tells when masks are refreshed; equal where two schedules do it together."""
+        return (type(self).prunes_at, self.begin_step, self.end_step, self.frequency)
 
     def sparsity(self, step: Any) -> Any:
         """Returns the share of weights, in [0, 1], that are zero at a step (scalar tensor)."""
         raise NotImplementedError
 
     def prunes_at(self, step: Any) -> Any:
-        """Tells whether masks are refreshed at a step (scalar integer tensor), as a boolean one."""
-        due = ops.equal((step - self.begin_step) % self.frequency, 0)
-        due = ops.logical_and(due, step >= self.begin_step)
-        if self.end_step != -1:
-            due = ops.logical_and(due, step <= self.end_step)
-            # The end need not be a multiple of the frequency away from the beginning.
-            due = ops.logical_or(due, ops.equal(step, self.end_step))
-        return due
+        """Tells whether masks are refreshed at a step.
+
+        Args:
+            step: Integer, or a scalar integer tensor.
+
+        Returns:
+            Boolean, or a scalar boolean tensor.
+        """
+        due = (step >= self.begin_step) & ((step - self.begin_step) % self.frequency == 0)
+        if self.end_step == -1:
+            return due
+        # The end need not be a multiple of the frequency away from the beginning.
+        return due & (step <= self.end_step) | (step == self.end_step)
 
     def settled_at(self, step: int) -> bool:
         """Tells whether the final sparsity is reached at a step."""
@@ -49,9 +67,29 @@ class SparsitySchedule:
         """
         config = self.get_config()
         for name in ("begin_step", "end_step"):
-            if config[name] != -1:
+            if config.get(name, -1) != -1:
                 config[name] = to_steps(config[name], run, name)
         return type(self)(**config)
+
+    def with_target(self, sparsity: float) -> Self:
+        """Returns this schedule on its way to another sparsity, at the same steps.
+
+        Args:
+            sparsity: Float in [0, 1).
+        """
+        config = self.get_config()
+        config[self._target] = sparsity
+        if "initial_sparsity" in config:
+            config["initial_sparsity"] = min(config["initial_sparsity"], sparsity)
+        return type(self)(**config)
+
+    def with_frequency(self, frequency: int) -> Self:
+        """Returns this schedule with masks refreshed every `frequency` updates.
+
+        Args:
+            frequency: Integer >= 1.
+        """
+        return type(self)(**{**self.get_config(), "frequency": frequency})
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -68,9 +106,8 @@ class SparsitySchedule:
 
     def _validate(self, **sparsities: float) -> None:
         for name, value in sparsities.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
-        if isinstance(self.frequency, bool) or self.frequency != int(self.frequency):
+            check_sparsity(name, value)
+        if isinstance(self.frequency, bool) or not isinstance(self.frequency, numbers.Integral):
             raise ValueError(f"`frequency` must be an integer. Received: {self.frequency!r}")
         if self.frequency < 1:
             raise ValueError(f"`frequency` must be >= 1. Received: frequency={self.frequency!r}")
@@ -83,6 +120,21 @@ class SparsitySchedule:
                 "`end_step` must be behind `begin_step`. Received: "
                 f"begin_step={self.begin_step!r}, end_step={self.end_step!r}"
             )
+
+
+def check_sparsity(name: str, value: float) -> None:
+    """Raises if a value is no share of weights that can be zero.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is not a number in [0, 1).
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
 
 
 @register_sparsity
@@ -159,6 +211,8 @@ class PolynomialDecay(SparsitySchedule):
         compression", 2017, equation 1 (the exponent is 3 there). The arguments are those of
         TensorFlow Model Optimization's schedule of this name.
     """
+
+    _target = "final_sparsity"
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_optkit.core.duration import Run
-from keras_optkit.pruning import ConstantSparsity, PolynomialDecay
+from keras_optkit.pruning import ConstantSparsity, CubicWithWarmup, OneShot, PolynomialDecay
 
 
 def curve(schedule, steps):
@@ -32,6 +32,29 @@ def test_constant_sparsity():
     assert curve(ConstantSparsity(0.5, 5, end_step=20, frequency=10), range(40))[1] == [5, 15, 20]
 
 
+def test_one_shot():
+    sparsity, pruned = curve(OneShot(0.5, 7), range(40))
+    assert set(sparsity) == {0.5} and pruned == [7]
+    assert [OneShot(0.5, 7).settled_at(step) for step in (6, 7)] == [False, True]
+    assert OneShot(0.5, "2ep").resolve(Run(10, 4)).begin_step == 8
+
+
+def test_cubic_with_warmup_is_measured_from_both_ends():
+    schedule = CubicWithWarmup(0.8, "2ep", 0.25, initial_sparsity=0.2, frequency=5)
+    found = schedule.resolve(Run(epochs=20, steps_per_epoch=10))
+    expected = PolynomialDecay(0.2, 0.8, 20, 150, power=3, frequency=5)
+    assert found.get_config() == expected.get_config()
+    with pytest.raises(ValueError, match="number of batches in this data is not known"):
+        schedule.resolve(Run(epochs=20, steps_per_epoch=None))
+
+
+def test_another_target_or_frequency_at_the_same_steps():
+    schedule = PolynomialDecay(0.5, 0.9, 0, 10, frequency=5)
+    changed = schedule.with_target(0.25).with_frequency(2)
+    assert (changed.initial_sparsity, changed.target, changed.frequency) == (0.25, 0.25, 2)
+    assert schedule.timing == schedule.with_target(0.25).timing != changed.timing
+
+
 def test_settled():
     assert [ConstantSparsity(0.5, 5).settled_at(s) for s in (4, 5)] == [False, True]
     assert [PolynomialDecay(0, 0.5, 0, 9).settled_at(s) for s in (8, 9)] == [False, True]
@@ -39,7 +62,11 @@ def test_settled():
 
 @pytest.mark.parametrize(
     "schedule",
-    [PolynomialDecay(0.0, 0.5, "1ep", 0.5, power=2, frequency=3), ConstantSparsity(0.5, "2ep")],
+    [
+        PolynomialDecay(0.0, 0.5, "1ep", 0.5, power=2, frequency=3),
+        ConstantSparsity(0.5, "2ep"),
+        OneShot(0.5, "2ep"),
+    ],
 )
 def test_config_and_resolution(schedule):
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(schedule)))
@@ -61,6 +88,10 @@ def test_config_and_resolution(schedule):
         (lambda: PolynomialDecay(0.0, 0.5, 0, 10, frequency=0), "frequency=0"),
         (lambda: PolynomialDecay(0.0, 0.5, 0, 10, frequency=2.5), "2.5"),
         (lambda: PolynomialDecay(0.0, 0.5, 0, 10, power=0), "power=0"),
+        (lambda: OneShot(1.0), "target_sparsity=1.0"),
+        (lambda: OneShot(0.5, 1.5), "begin_step=1.5"),
+        (lambda: CubicWithWarmup(0.5, cooldown=-1), "cooldown=-1"),
+        (lambda: CubicWithWarmup(0.5, frequency=0), "frequency=0"),
         (lambda: ConstantSparsity(1.5, 0), "target_sparsity=1.5"),
         (lambda: ConstantSparsity(float("nan"), 0), "target_sparsity=nan"),
         (lambda: ConstantSparsity(0.5, "soon"), "begin_step='soon'"),
