@@ -1,12 +1,14 @@
 """Runs the benchmarks one after the other and writes RESULTS.md: each command and what it printed.
 
 Run it on a machine that does nothing else. It needs the three backends (`make test-backends` sets
-them up) and the peers (`pip install ".[bench]"`). With names of scripts it runs these only, and
-leaves the other sections as they are.
+them up) and the peers (`pip install ".[bench]"`). With parts of titles or commands it runs these
+only, and leaves the other sections as they are. What needs Fashion-MNIST is left out without
+`--data-dir`, the folder of TFDS that holds it.
 
-Usage: python benchmarks/results.py [SCRIPT ...]
+Usage: python benchmarks/results.py [--data-dir DATA] [TITLE ...]
 """
 
+import argparse
 import os
 import pathlib
 import platform
@@ -24,6 +26,10 @@ RUNS = [
     *((f"A step under each schedule, {name}", name, "schedules.py") for name in BACKENDS),
     ("Folding BatchNorm", "tensorflow", "batchnorm.py"),
     ("A step with each BatchNorm, tensorflow", "tensorflow", "batchnorm_step.py"),
+    *((f"Pruning: steps and refreshes, {name}", name, "pruning.py") for name in BACKENDS),
+    ("Pruning: accuracy", "tensorflow", "pruning.py accuracy --data-dir DATA"),
+    ("Channel pruning: exactness", "tensorflow", "channel_exactness.py"),
+    ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("Augmentation, images per second", "tensorflow", "augmentation.py"),
     *(
         (f"A step with augmentation in the model, {name}", name, "augmentation_step.py")
@@ -32,16 +38,21 @@ RUNS = [
 ]
 
 
-def measure(backend: str, script: str) -> str:
+def measure(backend: str, script: str, data: str | None) -> str:
     """Returns what a benchmark prints."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, str(HERE / script)]
+    name, *arguments = script.split()
+    command = [sys.executable, str(HERE / name), *(data if a == "DATA" else a for a in arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Writes RESULTS.md beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="TITLE")
+    parser.add_argument("--data-dir", help="the folder of TFDS that holds fashion_mnist")
+    args = parser.parse_args()
     path = HERE / "RESULTS.md"
     parts = re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:] if path.exists() else []
     sections = {part.split("\n", 1)[0]: f"## {part.strip()}" for part in parts}
@@ -52,14 +63,16 @@ def main(names: list[str]) -> None:
         "Ratios are of medians of one run; another machine gives other numbers.",
     ]
     for title, backend, script in RUNS:
-        if names and script not in names:
+        command = f"KERAS_BACKEND={backend} python benchmarks/{script}"
+        wanted = not args.names or any(name in f"{title} {command}" for name in args.names)
+        if not wanted or ("DATA" in script and args.data_dir is None):
             continue
         print(f"{title} ...", flush=True)
-        command = f"KERAS_BACKEND={backend} python benchmarks/{script}"
-        sections[title] = f"## {title}\n\n`{command}`\n\n```\n{measure(backend, script)}\n```"
+        found = measure(backend, script, args.data_dir)
+        sections[title] = f"## {title}\n\n`{command}`\n\n```\n{found}\n```"
         ordered = [sections[title] for title, _, _ in RUNS if title in sections]
         path.write_text("\n\n".join(head + ordered) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,4 +1,4 @@
-"""Pruning: schedules and structures for `keras_optkit.callbacks.Pruning`, and what came of it."""
+"""Pruning: schedules and structures for `callbacks.Pruning`, tables, and whole channels."""
 
 from keras_optkit.compression.pruning.block_sparsity import BlockSparsity
 from keras_optkit.compression.pruning.cubic_with_warmup import CubicWithWarmup
@@ -8,6 +8,7 @@ from keras_optkit.compression.pruning.one_shot import OneShot
 from keras_optkit.compression.pruning.schedules import ConstantSparsity, PolynomialDecay
 from keras_optkit.compression.pruning.sensitivity import sensitivity
 from keras_optkit.compression.pruning.sparsity_table import sparsity
+from keras_optkit.compression.structured.prune_channels import prune_channels
 
 __all__ = [
     "BlockSparsity",
@@ -17,6 +18,7 @@ __all__ = [
     "OneShot",
     "PolynomialDecay",
     "keep_zeros",
+    "prune_channels",
     "sensitivity",
     "sparsity",
 ]

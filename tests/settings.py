@@ -20,9 +20,6 @@ import keras
 import numpy as np
 
 from keras_optkit import callbacks, layers, pruning, schedules
-from keras_optkit.stopping.time_budget import TimeBudget
-from keras_optkit.stopping.training_report import TrainingReport
-from keras_optkit.stopping.weight_averaging import WeightAveraging
 
 SCRATCH = tempfile.TemporaryDirectory()
 
@@ -206,19 +203,19 @@ SETTINGS = [
         "EarlyStopping by a criterion",
         lambda: [callbacks.EarlyStopping("loss", criterion="PQ0.75")],
     ),
-    Setting("TimeBudget", lambda: [TimeBudget("10h")]),
-    Setting("TrainingReport", lambda: [TrainingReport(SCRATCH.name, every=0)]),
-    Setting("WeightAveraging", lambda: [WeightAveraging(decay=0.8)]),
+    Setting("TimeBudget", lambda: [callbacks.TimeBudget("10h")]),
+    Setting("TrainingReport", lambda: [callbacks.TrainingReport(SCRATCH.name, every=0)]),
+    Setting("WeightAveraging", lambda: [callbacks.WeightAveraging(decay=0.8)]),
     Setting(
         "WeightAveraging of the latest, and EarlyStopping",
         lambda: [
             callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),
-            WeightAveraging("lawa", last=2),
+            callbacks.WeightAveraging("lawa", last=2),
         ],
     ),
     Setting(
         "WeightAveraging with BatchNorm",
-        lambda: [WeightAveraging("swa", start=6, every=5, data=data()[0])],
+        lambda: [callbacks.WeightAveraging("swa", start=6, every=5, data=data()[0])],
         lambda: [layers.ConvBNAct(4, 3)],
     ),
     Setting("ConstantSparsity", prune(lambda: pruning.ConstantSparsity(0.5, "1ep", frequency=7))),
@@ -226,11 +223,39 @@ SETTINGS = [
         "PolynomialDecay",
         prune(lambda: pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
     ),
+    Setting("OneShot", prune(lambda: pruning.OneShot(0.5, "1ep"))),
+    Setting(
+        "CubicWithWarmup",
+        prune(lambda: pruning.CubicWithWarmup(0.75, "1ep", "1ep", frequency=3)),
+    ),
+    Setting(
+        "NMSparsity",
+        lambda: [
+            callbacks.Pruning(pruning.OneShot(0.5, "1ep"), structure=pruning.NMSparsity(2, 4))
+        ],
+    ),
+    Setting(
+        "BlockSparsity",
+        lambda: [
+            callbacks.Pruning(
+                pruning.ConstantSparsity(0.5, "1ep", frequency=7),
+                structure=pruning.BlockSparsity((4, 2)),
+            )
+        ],
+    ),
+    Setting(
+        "Pruning, global",
+        lambda: [
+            callbacks.Pruning(
+                pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3), scope="global"
+            )
+        ],
+    ),
     Setting(
         "all together",
         lambda: [
             callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),
-            WeightAveraging(decay=0.8, start="4ep"),
+            callbacks.WeightAveraging(decay=0.8, start="4ep"),
             callbacks.Pruning(pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
             callbacks.LearningRate(schedules.OneCycle(0.02)),
         ],
