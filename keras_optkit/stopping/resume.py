@@ -243,6 +243,9 @@ class Resume(keras.callbacks.Callback):
         for callback, own in self._own_states():
             set_state(callback, own)
         epoch, batch = self.resumed_from
+        if batch == 0:
+            # What the metrics held was of the epoch before.
+            self.model.reset_metrics()
         self._data.go_to(epoch - self._first_epoch, batch, state["data"])
         if batch > 0:
             # Where the data ends at this very batch, `fit` has no logs of a batch to report.

@@ -61,7 +61,7 @@ class DataOrder:
         self._start = state["start"]
         if self._epochs.steps_per_epoch is not None:
             # One iterator goes through all epochs, so all that was read is read again.
-            self._set(self._start)
+            set_random_state(self._start)
             for _ in range(epochs):
                 for _, _, iterator in self._epochs._enumerate_iterator():
                     self._pass_over(iterator)
