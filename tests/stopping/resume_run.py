@@ -3,6 +3,7 @@
 A case is a dictionary of plain values; `train` runs its script once, from the model to the result.
 """
 
+import multiprocessing
 import os
 import pathlib
 import random
@@ -16,14 +17,15 @@ from keras_optkit.pruning import PolynomialDecay
 from keras_optkit.schedules import CosineDecay
 from keras_optkit.stopping.resume import Resume
 
-SAMPLES, BATCH = 80, 16
+BATCH = 16
 
 
-def data():
-    """80 vectors of 6 numbers, and which of 3 classes each is in."""
+def data(samples=80):
+    """Vectors of 6 numbers, and which of 3 classes each is in, seen through noise."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(SAMPLES, 6)).astype("float32")
-    y = (x[:, 0] > 0).astype("int32") + (x[:, 1] > 0.5)
+    x = rng.normal(size=(samples, 6)).astype("float32")
+    noisy = x + rng.normal(0, 0.5, x.shape)
+    y = (noisy[:, 0] > 0).astype("int32") + (noisy[:, 1] > 0.5)
     return x, y
 
 
@@ -48,9 +50,8 @@ class Shuffled(keras.utils.PyDataset):
         self.order.shuffle(self.indices)
 
 
-def inputs(kind):
+def inputs(kind, x, y):
     """Returns the arguments of `fit` for a kind of input."""
-    x, y = data()
     if kind == "arrays":
         return {"x": x, "y": y, "batch_size": BATCH}
     if kind == "arrays, steps":
@@ -59,7 +60,7 @@ def inputs(kind):
         return {"x": Shuffled(x, y), "shuffle": True}
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(SAMPLES, seed=1)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=1)
     if kind == "tf.data":
         return {"x": dataset.batch(BATCH).prefetch(2)}
     if kind == "tf.data, repeated":
@@ -160,28 +161,106 @@ def callbacks(case, folder):
     return made + ([Kill(case["kill_at"])] if case.get("kill_at") is not None else [])
 
 
-def train(case, folder):
-    """Runs the training of a case once; returns its result as arrays and plain values."""
+class Report(keras.callbacks.Callback):
+    """Tells whoever started the process that training has begun, and that a step was made."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self._tell = tell
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def on_train_begin(self, logs=None):
+        self._tell("begun")
+        self._stepped = False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if not self._stepped:
+            self._tell("stepping")
+        self._stepped = True
+
+
+def train(case, folder, tell=None):
+    """Runs the training of a case once, as its script would.
+
+    Returns a dictionary of plain values and a list of arrays: whatever the end of the training is
+    made of, for two runs to be compared. The position that it was resumed from comes third.
+    """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(case.get("seed", 0))
     if case.get("kill_in"):
         kill_in(*case["kill_in"])
-    x, y = data()
+    x, y = data(case.get("samples", 80))
     net = model(case)
-    used = callbacks(case, folder)
+    used = callbacks(case, folder) + ([Report(tell)] if tell else [])
     history = net.fit(
-        **inputs(case.get("input", "arrays")),
+        **inputs(case.get("input", "arrays"), x, y),
         epochs=case.get("epochs", 6),
         validation_data=(x[:32], y[:32]),
         callbacks=used,
         verbose=0,
     )
-    resumed = [c.resumed_from for c in used if isinstance(c, Resume)]
-    result = {"history": history.history, "epochs": history.epoch}
-    arrays = [np.array(keras.ops.convert_to_numpy(v)) for v in net.variables]
-    arrays += [np.array(keras.ops.convert_to_numpy(v)) for v in net.optimizer.variables]
-    result["draws"] = [random.random(), float(np.random.random())]
+    variables = [*net.variables, *net.optimizer.variables]
+    arrays = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
     log = folder / "log.csv"
-    result["csv"] = log.read_text() if log.exists() else ""
-    return result, arrays, resumed[0] if resumed else None
+    end = {
+        "history": history.history,
+        "epochs": history.epoch,
+        "stopped": [c.stopped_epoch for c in used if isinstance(c, keras.callbacks.EarlyStopping)],
+        "draws": [random.random(), float(np.random.random())],
+        "csv": log.read_text() if log.exists() else "",
+    }
+    return end, arrays, next(c.resumed_from for c in used if isinstance(c, Resume))
+
+
+def differences(one, other):
+    """Returns what differs between the ends of two runs: names, and indices of arrays."""
+    found = [name for name in one[0] if one[0][name] != other[0][name]]
+    found += ["number of variables"] if len(one[1]) != len(other[1]) else []
+    for i, (a, b) in enumerate(zip(one[1], other[1], strict=False)):
+        if (a.dtype, a.shape, a.tobytes()) != (b.dtype, b.shape, b.tobytes()):
+            found.append(i)
+    return found
+
+
+def _child(case, folder, connection):
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    connection.send(train(case, folder, lambda text: connection.send(text)))
+
+
+def forks():
+    """Returns where processes are started from: one that has Keras imported, and nothing run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def start(context, case, folder):
+    """Starts a case in a process of its own; returns it and the end of a pipe to listen at."""
+    here, there = context.Pipe()
+    process = context.Process(target=_child, args=(case, str(folder), there))
+    process.start()
+    there.close()
+    return process, here
+
+
+def run(context, case, folder):
+    """Runs a case in a process of its own; returns its end, or `None` if it was killed."""
+    process, connection = start(context, case, folder)
+    end = None
+    try:
+        while end is None:
+            received = connection.recv()
+            end = received if not isinstance(received, str) else None
+    except EOFError:
+        pass
+    process.join()
+    connection.close()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"The training failed with exit code {process.exitcode}: {case}")
+    return end
