@@ -193,6 +193,8 @@ class Resume(keras.callbacks.Callback):
         epoch, batch = state["epoch"], self._batch_of(state)
         self._ended = epoch >= epochs or (state["stopped"] and not about_callbacks)
         self.resumed_from = Position(epoch, batch)
+        # Should `fit` not come to its first epoch, a later one must not begin at this one.
+        self._scope.on_close(self._give_back_initial_epoch)
         # The way by which Keras lets a callback choose the first epoch.
         self.model._initial_epoch = max(epochs, 1) if self._ended else epoch
         self._rate_changed = any(name.endswith("learning_rate") for name in changed)
@@ -217,7 +219,7 @@ class Resume(keras.callbacks.Callback):
 
     def _before_epoch(self, epoch: int) -> None:
         if not self._begun:
-            self.model._initial_epoch = self._own_initial_epoch
+            self._give_back_initial_epoch()
             if self._state is None:
                 self._first_epoch = epoch
             else:
@@ -333,13 +335,16 @@ class Resume(keras.callbacks.Callback):
             set_state(callback, own)
             if isinstance(callback, OptkitCallback):
                 callback.on_epoch_begin(self._state["epoch"] - 1)
+        self._put_back()
         self.model.stop_training = self._state["stopped"]
         optimizer = getattr(self.model, "optimizer", None)
         if isinstance(optimizer, keras.optimizers.Optimizer):
             optimizer.finalize_variable_values(self.model.trainable_weights)
 
-    def _behind_train_end(self) -> None:
+    def _give_back_initial_epoch(self) -> None:
         self.model._initial_epoch = self._own_initial_epoch
+
+    def _behind_train_end(self) -> None:
         self._fit.remove(self._first, self._last)
         self._signal.give_back()
         self._scope.close()

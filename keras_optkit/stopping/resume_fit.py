@@ -51,6 +51,9 @@ class RunningFit:
         """
         # A new list: Keras goes through the old one at this moment.
         self._list.callbacks = [first, *self.callbacks, *more, last]
+        if more:
+            # Keras asked only the others whether threads may tell them of batches.
+            self._list._async_train = self._list._async_test = False
         for callback in (first, *more, last):
             callback.set_model(self._list.model)
             callback.set_params(self._list.params)

@@ -39,14 +39,15 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Goes on with the random numbers where `random_state` was called."""
+    if "keras" in state:
+        # First: where there is none yet, it is made with a number that Python draws.
+        from keras.src.random.seed_generator import global_seed_generator as made_if_missing
+
+        made_if_missing().state.assign(state["keras"])
     version, words, gauss = state["python"]
     random.setstate((version, tuple(int(word) for word in words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys, position, has_gauss, cached))
-    if "keras" in state:
-        from keras.src.random.seed_generator import global_seed_generator as made_if_missing
-
-        made_if_missing().state.assign(state["keras"])
     if "tensorflow" in state:
         generator = _tensorflow_generator()
         if generator is not None:

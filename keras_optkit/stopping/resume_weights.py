@@ -10,7 +10,7 @@ from keras_optkit.core.optimizer import members
 from keras_optkit.core.variables import read, write
 
 # Keras numbers the layers that a process makes: "dense_3" may be "dense" in the next.
-_NUMBER = re.compile(r"_\d+(?=/|$)")
+_NUMBER = re.compile(r"_\d+(?=[_/]|$)")
 
 
 def take_variables(model: keras.Model) -> list[Any]:
