@@ -11,7 +11,7 @@ ReduceLROnPlateau, ModelCheckpoint, CSVLogger.
 With `--cost` it measures instead what `Resume` costs: seconds per save, and the step away from
 saves.
 
-Usage: python benchmarks/resume_kill.py [--kills 100] [--backends tensorflow jax] [--seed 0] [--cost]
+Usage: python benchmarks/resume_kill.py [--kills 100] [--backends tensorflow jax] [--cost]
 """
 
 import argparse
@@ -28,7 +28,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 # The training that the tests kill too.
 sys.path[:0] = [str(HERE.parent / "tests" / "stopping"), str(HERE)]
 
-LONG = {"samples": 192, "epochs": 8, "patience": 4}
+LONG = {"samples": 128, "epochs": 6, "patience": 4}
 CASES = {
     "arrays": {**LONG, "every": "7step"},
     "arrays, save at each step": {**LONG, "every": "1step", "units": 256},

@@ -5,7 +5,6 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np

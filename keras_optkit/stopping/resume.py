@@ -392,6 +392,10 @@ class _Terminated:
 
     def __init__(self):
         self.arrived = False
+        before = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if isinstance(before, _Terminated):
+            # It was left by a `fit` that an exception ended.
+            before.give_back()
         self._before = signal.getsignal(signal.SIGTERM)
         # Only the main thread may set a handler. Who ignores the signal means to.
         usable = threading.current_thread() is threading.main_thread()
@@ -403,7 +407,8 @@ class _Terminated:
         self.arrived = True
         if not inside_fit(frame):
             # An exception ended the `fit`, and nothing waits for the signal any more.
-            self.end_if_arrived()
+            self.give_back()
+            signal.raise_signal(number)
 
     def end_if_arrived(self) -> None:
         """Ends the process if the signal has come, after the handler that was there before."""

@@ -229,12 +229,13 @@ def differences(one, other):
 
 
 def _child(case, folder, connection):
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     connection.send(train(case, folder, lambda text: connection.send(text)))
 
 
 def forks():
     """Returns where processes are started from: one that has Keras imported, and nothing run."""
+    # Many small processes beside each other: one thread each.
+    os.environ.update(TF_NUM_INTRAOP_THREADS="1", OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
