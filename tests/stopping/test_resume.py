@@ -77,16 +77,19 @@ def train(tmp_path, toy, build):
     return run
 
 
+_WHOLE = {}
+
+
 @pytest.fixture
-def whole(toy, build, _ends={}):
+def whole(toy, build):
     """The end of the training of `train` without `Resume`; every test has the same."""
-    if not _ends:
+    if not _WHOLE:
         keras.utils.set_random_seed(0)
         x, y = toy
         model = build()
         model.fit(x, y, validation_data=(x, y), epochs=4, batch_size=16, verbose=0)
-        _ends.update(_end(model))
-    return _ends
+        _WHOLE.update(_end(model))
+    return _WHOLE
 
 
 def _end(model):
