@@ -173,6 +173,20 @@ def add_variables(
     return variables
 
 
+def own_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Returns the variables of an optimizer without those that are added for this `fit`.
+
+    Args:
+        optimizer: The optimizer, as the model was compiled with it.
+    """
+    inner = optimizer
+    while isinstance(inner, keras.optimizers.LossScaleOptimizer):
+        inner = inner.inner_optimizer
+    additions = [vars(each).get(_Additions._NAME) for each in (inner, *members(inner))]
+    added = {id(v) for each in additions if each is not None for v in each.variables}
+    return [variable for variable in optimizer.variables if id(variable) not in added]
+
+
 # What optimizers call the share of the old step that goes into the next.
 _MOMENTA = ("momentum", "beta_1")
 

@@ -5,10 +5,11 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
+
+from keras_optkit.core.variables import global_seed_generator, read, write
 
 # What `fit` leaves on a model beside its variables.
 _ATTRIBUTES = ("_initial_epoch", "history", "steps_per_execution", "stop_training")
@@ -49,18 +50,18 @@ def _all_variables(model: keras.Model) -> list[keras.Variable]:
     found = [*model.variables, *model.metrics_variables]
     for optimizer in optimizers:
         found.extend(optimizer.variables)
-    generator = _global_seed_generator()
+    generator = global_seed_generator()
     found.extend([generator.state] if generator is not None else [])
     return list({id(variable): variable for variable in found}.values())
 
 
 def _variables(model: keras.Model) -> Callable[[], None]:
-    values = [(variable, _read(variable)) for variable in _all_variables(model)]
+    values = [(variable, read(variable)) for variable in _all_variables(model)]
     known = {id(variable) for variable, _ in values}
 
     def put_back():
         for variable, value in values:
-            _write(variable, value)
+            write(variable, value)
         # Before its first batch a metric has no variables; the state of a fresh one is this.
         for metric in model.metrics:
             if any(id(variable) not in known for variable in metric.variables):
@@ -75,32 +76,6 @@ def _variables(model: keras.Model) -> Callable[[], None]:
             )
 
     return put_back
-
-
-def _replicas(variable: keras.Variable) -> tuple | None:
-    """The copies of a variable that a tf.distribute strategy keeps, which may differ."""
-    return getattr(variable._value, "values", None) if _on_tensorflow() else None
-
-
-def _read(variable: keras.Variable) -> Any:
-    copies = _replicas(variable)
-    if copies is not None:
-        return [copy.numpy() for copy in copies]
-    # A copy: the array may share the memory of a variable that is updated in place.
-    return np.array(keras.ops.convert_to_numpy(variable.value))
-
-
-def _write(variable: keras.Variable, value: Any) -> None:
-    copies = _replicas(variable)
-    if copies is None:
-        variable.assign(value)
-        return
-    for copy, own in zip(copies, value, strict=True):
-        copy.assign(own)
-
-
-def _on_tensorflow() -> bool:
-    return keras.backend.backend() == "tensorflow"
 
 
 def _attributes(model: keras.Model) -> Callable[[], None]:
@@ -146,7 +121,7 @@ def _trainable_flags(model: keras.Model) -> Callable[[], None]:
 
 def random_states() -> Callable[[], None]:
     """Returns a function that puts the random states of Python, NumPy, Keras and torch back."""
-    python, numpy, generator = random.getstate(), np.random.get_state(), _global_seed_generator()
+    python, numpy, generator = random.getstate(), np.random.get_state(), global_seed_generator()
     torch = sys.modules.get("torch")
     cpu = torch and torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_available() else []
@@ -158,27 +133,17 @@ def random_states() -> Callable[[], None]:
             torch.set_rng_state(cpu)
             if gpus:
                 torch.cuda.set_rng_state_all(gpus)
-        if generator is None and _global_seed_generator() is not None:
-            _global_state().set_global_attribute(_seed_key(), None)
+        if generator is None and global_seed_generator() is not None:
+            _forget_global_generator()
 
     return put_back
 
 
-def _global_state() -> Any:
+def _forget_global_generator() -> None:
     from keras.src.backend.common import global_state
-
-    return global_state
-
-
-def _seed_key() -> str:
     from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
-    return GLOBAL_SEED_GENERATOR
-
-
-def _global_seed_generator() -> keras.random.SeedGenerator | None:
-    """The generator that Keras draws from where none is given; `None` before its first use."""
-    return _global_state().get_global_attribute(_seed_key())
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
 
 
 def _torch_module(model: keras.Model) -> Callable[[], None]:
