@@ -161,13 +161,21 @@ def add_variables(
             )
             for shape in shapes
         ]
-    additions = _Additions.of(optimizer)
-    additions.variables.extend(variables)
+    # Loss scaling writes the variables of the optimizer inside it, too.
+    holders = [optimizer]
+    outer = model.optimizer
+    while isinstance(outer, keras.optimizers.LossScaleOptimizer):
+        holders.append(outer)
+        outer = outer.inner_optimizer
+    additions = [_Additions.of(holder) for holder in holders]
+    for each in additions:
+        each.variables.extend(variables)
 
     def remove():
         for variable in variables:
             optimizer._untrack_variable(variable)
-            additions.remove("variables", variable)
+            for each in additions:
+                each.remove("variables", variable)
 
     scope.on_close(remove)
     return variables

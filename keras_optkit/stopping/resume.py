@@ -15,6 +15,7 @@ from keras_optkit.core.console import say
 from keras_optkit.core.duration import Run
 from keras_optkit.core.fit_scope import FitScope
 from keras_optkit.core.optimizer import require_compiled, updates_per_batch
+from keras_optkit.stopping.epoch_boundary import replace_methods
 from keras_optkit.stopping.resume_callbacks import get_state, keeps_state, keys_of, set_state
 from keras_optkit.stopping.resume_data import DataOrder, build_from
 from keras_optkit.stopping.resume_every import Every
@@ -251,8 +252,12 @@ class Resume(keras.callbacks.Callback):
         self._data.go_to(epoch - self._first_epoch, batch, state["data"])
         if batch > 0:
             # Where the data ends at this very batch, `fit` has no logs of a batch to report.
-            model, own = self.model, self.model._get_metrics_result_or_logs
-            model._get_metrics_result_or_logs = lambda logs: own(logs or model.get_metrics_result())
+            model, name = self.model, "_get_metrics_result_or_logs"
+            replace_methods(
+                model,
+                {name: lambda own, logs: own(logs or model.get_metrics_result())},
+                self._scope,
+            )
 
     def _put_back(self) -> None:
         own = [None if rate is None else float(rate) for rate in self._rates()]
@@ -290,7 +295,6 @@ class Resume(keras.callbacks.Callback):
         self._signal.end_if_arrived()
 
     def _end_of_epoch(self, epoch: int) -> None:
-        vars(self.model).pop("_get_metrics_result_or_logs", None)
         batches = self._data.batches
         self._batches_before += batches if batches is not None else self._batch
         stopped = self.model.stop_training

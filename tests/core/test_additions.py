@@ -72,7 +72,8 @@ def test_the_optimizer_is_as_it_was_after_fit(make_model, toy):
     assert methods(model.optimizer) == set()
 
 
-def test_a_file_saved_in_mid_run_holds_nothing_of_it(make_model, toy, tmp_path):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_file_saved_in_mid_run_holds_nothing_of_it(make_model, toy, tmp_path, scaled):
     path = str(tmp_path / "mid.keras")
 
     class Saves(keras.callbacks.Callback):
@@ -80,7 +81,10 @@ def test_a_file_saved_in_mid_run_holds_nothing_of_it(make_model, toy, tmp_path):
             self.model.save(path)
 
     model = make_model()
+    if scaled:
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), model.loss)
     model.fit(*toy, verbose=0, callbacks=[Adds(), Saves()])
+    assert methods(model.optimizer) == set()
     loaded = keras.models.load_model(path)
     assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
     for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import resume_run
 
-from keras_optkit.callbacks import EarlyStopping, LearningRate, Pruning
+from keras_optkit.callbacks import EarlyStopping, LearningRate, Pruning, WeightAveraging
 from keras_optkit.core.fit_scope import owners
 from keras_optkit.pruning import ConstantSparsity
 from keras_optkit.schedules import CosineDecay
@@ -266,6 +266,26 @@ def test_ended_under_moving_averages_and_pruning(train, build):
     resume_module._ENDED.clear()
     callbacks, optimizer = parts()
     model, _ = train(callbacks, model=build(optimizer))
+    _same_end(model, whole)
+
+
+@pytest.mark.parametrize("interrupt", [(1, 2), (2, 0), None], ids=str)
+@pytest.mark.parametrize("method", ["ema", "lawa"])
+def test_averaged_weights_go_on(train, build, toy, tmp_path, method, interrupt):
+    def parts():
+        averaging = WeightAveraging(method, **({"decay": 0.8} if method == "ema" else {"last": 2}))
+        stop = EarlyStopping("val_loss", patience=9, restore_best_weights=True)
+        return [stop, averaging, Pruning(ConstantSparsity(0.5, 4, frequency=3))]
+
+    keras.utils.set_random_seed(0)
+    whole = build()
+    x, y = toy
+    arguments = {"validation_data": (x, y), "epochs": 4, "batch_size": 16, "verbose": 0}
+    whole.fit(x, y, callbacks=parts(), **arguments)
+    train(parts(), interrupt=interrupt)
+    resume_module._ENDED.clear()
+    model, resume = train(parts()[::-1])
+    assert resume.resumed_from is not None
     _same_end(model, whole)
 
 

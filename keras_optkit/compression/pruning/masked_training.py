@@ -45,11 +45,14 @@ class MaskedTraining(OptkitCallback):
         self._start = self._first_update(epoch, state)
         self._masks = MaskVariables(self.model, self._optimizer, self._kernels, self._fit_scope)
         if state is not None:
+            # Masks chosen anew could differ where weights are equal.
             self._assign(state["masks"])
-        elif epoch > 0 or not self._starts_dense:
-            # A run that goes on without its state: its zeros are the mask.
-            self._assign([_array(kernel) != 0 for kernel in self._kernels])
-        self._update()
+            self._masks.apply()
+        else:
+            if epoch > 0 or not self._starts_dense:
+                # A run that goes on without its state: its zeros are the mask.
+                self._assign([_array(kernel) != 0 for kernel in self._kernels])
+            self._update()
         after_update(self._optimizer, self._update, self._fit_scope)
 
     # Whether a run that starts has all of its weights.
