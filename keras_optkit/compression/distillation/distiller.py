@@ -21,6 +21,7 @@ from keras_optkit.compression.distillation.teacher import (
     load_teachers,
     require_built,
     resizing,
+    run,
 )
 
 
@@ -167,7 +168,7 @@ class Distiller(keras.Model):
         if training and self.alpha > 0 and self._features.reader is not None:
             outputs, self._step.features = self._features.reader(inputs, training=True)
             return outputs
-        return self.student(inputs)
+        return run(self.student, inputs, training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the loss of a batch: in training with the teacher, in `evaluate` without.

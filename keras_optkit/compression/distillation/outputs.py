@@ -23,7 +23,8 @@ def named(model: keras.Model, values: Any) -> dict[str, Any]:
     if isinstance(values, dict):
         names = keras.tree.flatten({key: key for key in values})
     else:
-        names = getattr(model, "output_names", None) or []
+        ends = getattr(model, "outputs", None) or []
+        names = [tensor._keras_history.operation.name for tensor in ends]
     if len(set(names)) != len(flat):
         names = [str(i) for i in range(len(flat))]
     return dict(zip(names, flat, strict=True))

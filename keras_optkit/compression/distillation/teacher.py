@@ -62,14 +62,23 @@ class Teacher:
             for model in self.models:
                 if self.reader is not None:
                     values, features = self.reader(x, training=False)
-                elif model._call_has_training_arg:
-                    values = model(x, training=False)
                 else:
-                    values = model(x)
+                    values = run(model, x, training=False)
                 values = keras.tree.map_structure(ops.stop_gradient, values)
                 answers.append(named(model, values))
             features = {name: ops.stop_gradient(value) for name, value in features.items()}
         return answers, features
+
+
+def run(model: keras.Model, inputs: Any, training: bool | None) -> Any:
+    """Returns what a model returns, also where its `call` takes no `training`.
+
+    Args:
+        model: The model.
+        inputs: What it takes.
+        training: Boolean or `None`.
+    """
+    return model(inputs, training=training) if model._call_has_training_arg else model(inputs)
 
 
 def output_kinds(model: keras.Model, kind: str) -> dict[str, tuple[str | None, tuple | None]]:

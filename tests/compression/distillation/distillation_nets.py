@@ -13,20 +13,37 @@ def images(samples=32, size=8, seed=0):
     return x, rng.integers(0, CLASSES, samples).astype("int32")
 
 
-def net(width=8, size=8, activation=None, dropout=0.3, regularizer=None, classes=CLASSES, seed=0):
-    """A small convolutional classifier with dropout and BatchNorm; layers `features`, `head`."""
+def vectors(samples=32):
+    """Random float32 vectors of 6 numbers, and int32 class ids."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, 6)).astype("float32")
+    return x, rng.integers(0, CLASSES, samples).astype("int32")
+
+
+def net(width=8, activation=None, dropout=0.3, regularizer=None, classes=CLASSES, seed=0):
+    """A small classifier with BatchNorm and dropout; its first layer is called `features`."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(width, kernel_regularizer=regularizer, name="features"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(classes, activation=activation, name="head"),
+        ]
+    )
+
+
+def conv_net(width=4, size=8, seed=0):
+    """A small classifier of images; its layers are called `features`, `pool` and `head`."""
     keras.utils.set_random_seed(seed)
     return keras.Sequential(
         [
             keras.Input((size, size, 1)),
-            keras.layers.Conv2D(
-                width, 3, padding="same", kernel_regularizer=regularizer, name="features"
-            ),
-            keras.layers.BatchNormalization(),
-            keras.layers.ReLU(),
-            keras.layers.Dropout(dropout),
+            keras.layers.Conv2D(width, 3, activation="relu", name="features"),
             keras.layers.GlobalAveragePooling2D(name="pool"),
-            keras.layers.Dense(classes, activation=activation, name="head"),
+            keras.layers.Dense(CLASSES, name="head"),
         ]
     )
 

@@ -3,7 +3,16 @@
 import keras
 import numpy as np
 import pytest
-from distillation_nets import CLASSES, assert_same, compile_args, images, net, weights
+from distillation_nets import (
+    CLASSES,
+    assert_same,
+    compile_args,
+    conv_net,
+    images,
+    net,
+    vectors,
+    weights,
+)
 
 from keras_optkit import distillation
 from keras_optkit.distillation import Distiller, FeatureHint, SoftTargets
@@ -11,7 +20,7 @@ from keras_optkit.distillation import Distiller, FeatureHint, SoftTargets
 
 @pytest.fixture
 def data():
-    return images()
+    return vectors()
 
 
 @pytest.fixture
@@ -24,9 +33,13 @@ def fit(model, data, seed=3, **kwargs):
     return model.fit(*data, **{"epochs": 2, "batch_size": 16, "verbose": 0, **kwargs})
 
 
-def test_alpha_0_is_plain_training(data, teacher):
-    """With dropout, BatchNorm, a regularizer, sample and class weights: weight for weight."""
-    weighted = {"sample_weight": np.linspace(0, 2, 32), "class_weight": {0: 2.0, 1: 0.5}}
+@pytest.mark.parametrize(
+    "weighted",
+    [{"sample_weight": np.linspace(0, 2, 32)}, {"class_weight": {0: 2.0, 1: 0.5}}],
+    ids=lambda weighted: next(iter(weighted)),
+)
+def test_alpha_0_is_plain_training(data, teacher, weighted):
+    """With dropout, BatchNorm and a regularizer: weight for weight."""
     plain = net(regularizer="l2")
     plain.compile(**compile_args(metrics=["accuracy"]))
     expected = fit(plain, data, **weighted).history
@@ -46,7 +59,10 @@ def test_the_loss_is_the_sum_that_is_documented(data, teacher):
     x, y = data
     student = net(dropout=0, regularizer=keras.regularizers.L2(0.1))
     sample_weight = np.linspace(0.5, 2, 32)
-    z, v = teacher.predict(x, verbose=0), np.array(student(x, training=True))
+    z, v = (
+        teacher.predict(x, verbose=0),
+        np.array(keras.ops.convert_to_numpy(student(x, training=True))),
+    )
 
     def log_softmax(a):
         a = a.astype("float64")
@@ -169,12 +185,15 @@ def test_weights_for_going_on_hold_the_projection_and_no_teacher(data, teacher, 
     distiller.save_weights(path)
     again = Distiller(net(seed=9), teacher, losses)
     again.compile(**compile_args())
+    again.optimizer.build(again.trainable_variables)
     again.load_weights(path)
     assert_same(weights(again), weights(distiller), rtol=0, atol=0)
     projection = 8 * 16 + 16
     assert distiller.count_params() == distiller.student.count_params() + projection
 
 
+# What stands behind the features learns nothing, and TensorFlow says so.
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_a_projection_is_trained_with_the_student(data, teacher):
     distiller = Distiller(net(), teacher, FeatureHint("features"), alpha=1)
     (projection,) = distiller.projections
@@ -195,7 +214,7 @@ def test_without_labels(data, teacher):
 
 def test_a_student_learns_what_the_teacher_knows(data):
     """No labels at all: only the teacher tells."""
-    x, _ = images(64)
+    x, _ = vectors(64)
     teacher, student = net(width=4, dropout=0, seed=5), net(width=16, dropout=0)
     distiller = Distiller(student, teacher, SoftTargets(1.0), alpha=1)
     distiller.compile(keras.optimizers.Adam(1e-2))
@@ -205,9 +224,9 @@ def test_a_student_learns_what_the_teacher_knows(data):
 
 @pytest.mark.parametrize("how", ["recognised", "told"])
 def test_a_teacher_that_ends_in_softmax_is_softened_once(data, teacher, how):
-    x, y = data
+
     probable = keras.Sequential([*teacher.layers, keras.layers.Softmax()])
-    probable.build((None, 8, 8, 1))
+    probable.build((None, 6))
     losses = []
     for model, output in [(teacher, "auto"), (probable, how)]:
         distiller = Distiller(
@@ -223,7 +242,7 @@ def test_a_student_that_ends_in_softmax(data, teacher):
     for activation in (None, "softmax"):
         distiller = Distiller(net(dropout=0, activation=activation), teacher)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None)
-        distiller.compile(**compile_args(loss=loss))
+        distiller.compile("sgd", loss=loss)
         fit(distiller, data, epochs=1)
         found.append(weights(distiller.student))
     assert_same(*found, rtol=1e-3, atol=1e-4)
@@ -239,14 +258,15 @@ def test_the_outputs_of_a_subclassed_teacher_must_be_told(data, teacher):
         def call(self, inputs):
             return self.inner(inputs)
 
-    with pytest.raises(ValueError, match="Pass `teacher_output=\"logits\"` or `teacher_output=\"p"):
+    with pytest.raises(ValueError, match='Pass `teacher_output="logits"` or `teacher_output="p'):
         Distiller(net(), Own())
     distiller = Distiller(net(), Own(), teacher_output="logits")
     distiller.compile(**compile_args())
     fit(distiller, data, epochs=1)
 
 
-def test_several_losses_are_weighed(data, teacher):
+def test_several_losses_are_weighed():
+    data, teacher = images(), conv_net(width=8, size=12, seed=7)
     losses = [
         SoftTargets(weight=0.5),
         distillation.JensenShannon(weight=2.0),
@@ -258,7 +278,7 @@ def test_several_losses_are_weighed(data, teacher):
         distillation.RelationalAngle("pool", weight=5.0),
         FeatureHint("features", weight=6.0),
     ]
-    distiller = Distiller(net(), teacher, losses, alpha=0.25)
+    distiller = Distiller(conv_net(), teacher, losses, alpha=0.25)
     distiller.compile(**compile_args())
     logs = {k: v[0] for k, v in fit(distiller, data, epochs=1).history.items()}
     weighed = sum(loss.weight * logs[loss.name] for loss in losses)
@@ -267,17 +287,16 @@ def test_several_losses_are_weighed(data, teacher):
     np.testing.assert_allclose(logs["loss"], total, rtol=1e-5)
 
 
-def test_a_teacher_of_another_input_size(data):
-    x, _ = data
-    teacher = net(width=16, size=12, seed=7)
-    resized = np.array(keras.ops.image.resize(x, (12, 12), antialias=True))
-    student = net(dropout=0)
+def test_a_teacher_of_another_input_size():
+    x, y = images()
+    teacher = conv_net(width=8, size=12, seed=7)
+    resized = keras.ops.convert_to_numpy(keras.ops.image.resize(x, (12, 12), antialias=True))
+    student = conv_net()
     distiller = Distiller(student, teacher, distillation.SquaredLogits(), alpha=1)
     distiller.compile("sgd")
-    expected = np.mean(
-        (teacher.predict(resized, verbose=0) - np.array(student(x, training=True))) ** 2
-    )
-    found = fit(distiller, data, epochs=1, batch_size=32).history["distillation_loss"]
+    difference = teacher.predict(resized, verbose=0) - student.predict(x, verbose=0)
+    expected = np.mean(difference**2)
+    found = fit(distiller, (x, y), epochs=1, batch_size=32).history["distillation_loss"]
     np.testing.assert_allclose(found, [expected], rtol=1e-4)
 
 
@@ -285,15 +304,15 @@ def test_a_teacher_with_a_preprocessor(data):
     x, _ = data
     distiller = Distiller(
         net(dropout=0),
-        net(width=16, dropout=0, seed=7),
+        net(width=16, seed=7),
         distillation.SquaredLogits(),
         alpha=1,
         teacher_preprocessor=lambda images: images * 2 + 1,
     )
     expected = np.mean(
         (
-            net(width=16, dropout=0, seed=7).predict(x * 2 + 1, verbose=0)
-            - np.array(net(dropout=0)(x, training=True))
+            net(width=16, seed=7).predict(x * 2 + 1, verbose=0)
+            - keras.ops.convert_to_numpy(net(dropout=0)(x, training=True))
         )
         ** 2
     )
@@ -309,7 +328,7 @@ def test_an_ensemble_and_a_path(data, teacher, tmp_path, ensemble):
     second = net(width=4, seed=11)
     second.save(path)
     student = net(dropout=0)
-    v = np.array(student(x, training=True), "float64")
+    v = np.array(keras.ops.convert_to_numpy(student(x, training=True)), "float64")
     z = [m.predict(x, verbose=0).astype("float64") for m in (teacher, second)]
 
     def softmax(a):
@@ -331,9 +350,8 @@ def test_an_ensemble_and_a_path(data, teacher, tmp_path, ensemble):
 
 def two_outputs(seed, swap=False):
     keras.utils.set_random_seed(seed)
-    x = keras.Input((8, 8, 1))
-    h = keras.layers.Flatten()(x)
-    outputs = [keras.layers.Dense(3, name="a")(h), keras.layers.Dense(2, name="b")(h)]
+    x = keras.Input((6,))
+    outputs = [keras.layers.Dense(3, name="a")(x), keras.layers.Dense(2, name="b")(x)]
     return keras.Model(x, outputs[::-1] if swap else outputs)
 
 
@@ -345,7 +363,8 @@ def test_several_outputs_are_matched_by_name(data):
     own = student.predict(x, verbose=0)
     weight = np.linspace(0, 1, 32)
     expected = {
-        "squared_logits": (((a - own[0]) ** 2).mean(-1) * weight).mean() + ((b - own[1]) ** 2).mean(),
+        "squared_logits": (((a - own[0]) ** 2).mean(-1) * weight).mean()
+        + ((b - own[1]) ** 2).mean(),
         "only_b": ((b - own[1]) ** 2).mean(),
     }
     losses = [
@@ -380,7 +399,7 @@ def test_mixed_precision(data, teacher):
 
 def test_layers_inside_nested_models(data):
     def nested(width, seed):
-        x = keras.Input((8, 8, 1))
+        x = keras.Input((6,))
         return keras.Sequential([x, net(width, seed=seed), keras.layers.Dense(CLASSES)])
 
     student = nested(8, 0)
@@ -424,11 +443,12 @@ def test_an_unknown_output(teacher):
         Distiller(net(), teacher, SoftTargets(output="x"))
 
 
-def test_features_that_cannot_match(teacher):
+def test_features_that_cannot_match():
+    student, teacher = conv_net(), conv_net(seed=1)
     with pytest.raises(ValueError, match="The loss 'feature_hint' can't match these shapes"):
-        Distiller(net(), teacher, FeatureHint("features", "pool"))
+        Distiller(student, teacher, FeatureHint("features", "pool"))
     with pytest.raises(ValueError, match="a vector has no places"):
-        Distiller(net(), teacher, distillation.AttentionTransfer("pool"))
+        Distiller(student, teacher, distillation.AttentionTransfer("pool"))
 
 
 def test_inputs_that_cannot_match(teacher):
