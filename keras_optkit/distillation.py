@@ -16,6 +16,7 @@ from keras_optkit.compression.distillation.response_losses import (
     SoftTargets,
     SquaredLogits,
 )
+from keras_optkit.compression.distillation.teacher_cache import TeacherCache
 
 __all__ = [
     "AttentionTransfer",
@@ -30,4 +31,5 @@ __all__ = [
     "RelationalDistance",
     "SoftTargets",
     "SquaredLogits",
+    "TeacherCache",
 ]

@@ -9,6 +9,7 @@ from keras import ops
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.trainers.trainer import model_supports_jit
 
+from keras_optkit.compression.distillation.cached_teacher import CachedTeacher, student_inputs
 from keras_optkit.compression.distillation.distillation_loss import DistillationLoss, check_number
 from keras_optkit.compression.distillation.feature_losses import FeatureLoss
 from keras_optkit.compression.distillation.feature_pairs import FeaturePairs
@@ -18,11 +19,13 @@ from keras_optkit.compression.distillation.outputs import named
 from keras_optkit.compression.distillation.response_losses import SoftTargets
 from keras_optkit.compression.distillation.teacher import (
     Teacher,
+    input_shapes,
     load_teachers,
     require_built,
     resizing,
     run,
 )
+from keras_optkit.compression.distillation.teacher_cache import TeacherCache
 
 
 class Distiller(keras.Model):
@@ -41,7 +44,7 @@ class Distiller(keras.Model):
     Args:
         student: A built `keras.Model`. It is trained in place.
         teacher: A built `keras.Model`, the path of a saved one, or a list of these, whose outputs
-            are averaged.
+            are averaged. Or a `TeacherCache`, whose `dataset` is then what to fit on.
         losses: A `DistillationLoss`, or a list of them; their `weight` is in each. Defaults to
             `SoftTargets()`.
         alpha: Float from 0 to 1, the share of the distillation. 0 is plain training: the teacher is
@@ -95,16 +98,15 @@ class Distiller(keras.Model):
                 f'`ensemble` must be "logits" or "probabilities". Received: ensemble={ensemble!r}'
             )
         feature_losses = [v for v in self.distillation_losses if isinstance(v, FeatureLoss)]
-        models = load_teachers(teacher, student)
-        preprocessor = teacher_preprocessor
-        if preprocessor is None:
-            preprocessor = resizing(student, models[0])
-        self._teacher = Teacher(
-            models,
-            preprocessor,
-            [loss.teacher_layer for loss in feature_losses],
-            check_kind("teacher_output", teacher_output),
-        )
+        layers = [loss.teacher_layer for loss in feature_losses]
+        if isinstance(teacher, TeacherCache):
+            self._teacher = CachedTeacher(teacher, layers)
+        else:
+            models = load_teachers(teacher, student)
+            if teacher_preprocessor is None:
+                teacher_preprocessor = resizing(input_shapes(student), input_shapes(models[0]))
+            kind = check_kind("teacher_output", teacher_output)
+            self._teacher = Teacher(models, teacher_preprocessor, layers, kind)
         self._outputs = OutputPairs(
             student, self._teacher, check_kind("student_output", student_output), ensemble
         )
@@ -165,6 +167,7 @@ class Distiller(keras.Model):
         return super()._resolve_auto_jit_compile() and all(map(model_supports_jit, teachers))
 
     def call(self, inputs, training=None):
+        inputs = student_inputs(inputs)
         if training and self.alpha > 0 and self._features.reader is not None:
             outputs, self._step.features = self._features.reader(inputs, training=True)
             return outputs

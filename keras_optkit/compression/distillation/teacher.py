@@ -102,12 +102,12 @@ def output_kinds(model: keras.Model, kind: str) -> dict[str, tuple[str | None, t
     }
 
 
-def load_teachers(teacher: Any, student: keras.Model) -> list[keras.Model]:
+def load_teachers(teacher: Any, student: keras.Model | None = None) -> list[keras.Model]:
     """Returns the models that a teacher is given as.
 
     Args:
         teacher: A built model, the path of a saved one, or a list of these.
-        student: The student.
+        student: The student, which must not share variables with them, or `None`.
 
     Raises:
         ValueError: If something else is among them, a model is not built, is the student itself or
@@ -116,7 +116,7 @@ def load_teachers(teacher: Any, student: keras.Model) -> list[keras.Model]:
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
     if not teachers:
         raise ValueError(f"`teacher` must be at least one model. Received: teacher={teacher!r}")
-    own = {id(variable) for variable in student.variables}
+    own = {id(variable) for variable in (student.variables if student is not None else [])}
     for i, model in enumerate(teachers):
         if isinstance(model, (str, os.PathLike)):
             model = teachers[i] = keras.saving.load_model(model, compile=False)
@@ -149,12 +149,12 @@ def require_built(name: str, model: keras.Model) -> None:
         )
 
 
-def resizing(student: keras.Model, teacher: keras.Model) -> Callable[[Any], Any] | None:
-    """Returns a function that resizes the student's images for the teacher, where it must be.
+def resizing(own: list[tuple] | None, wanted: list[tuple] | None) -> Callable[[Any], Any] | None:
+    """Returns a function that resizes images for the teacher, where it must be.
 
     Args:
-        student: The student.
-        teacher: The teacher.
+        own: The shapes of the inputs that there are, or `None` where they are not known.
+        wanted: The shapes of the teacher's inputs, or `None`.
 
     Returns:
         A function of a batch of images, or `None` where the inputs fit as they are, or cannot be
@@ -163,21 +163,22 @@ def resizing(student: keras.Model, teacher: keras.Model) -> Callable[[Any], Any]
     Raises:
         ValueError: If the inputs differ in more than height and width.
     """
-    own, wanted = input_shapes(student), input_shapes(teacher)
     if own is None or wanted is None or _fit(own, wanted):
         return None
-    channels = -1 if keras.config.image_data_format() == "channels_last" else 1
-    one_image = len(own) == len(wanted) == 1 and len(own[0]) == len(wanted[0]) == 4
-    if not one_image or not _fit([own[0][channels:][:1]], [wanted[0][channels:][:1]]):
+    first = keras.config.image_data_format() == "channels_first"
+    sides = slice(2, 4) if first else slice(1, 3)
+    images = len(own) == len(wanted) == 1 and len(own[0]) == len(wanted[0]) == 4
+    if images:
+        size, resized = wanted[0][sides], list(own[0])
+        resized[sides] = size
+        images = None not in size and _fit([tuple(resized)], wanted)
+    if not images:
         raise ValueError(
             "The teacher takes other inputs than the student. Pass `teacher_preprocessor=`, a "
             "function from a batch of the student's inputs to one of the teacher's. Received: "
             f"student's inputs {own}, teacher's inputs {wanted}"
         )
-    size = wanted[0][1:3] if channels == -1 else wanted[0][2:]
-    if None in size:
-        return None
-    return lambda images: ops.image.resize(images, size, antialias=True)
+    return lambda batch: ops.image.resize(batch, size, antialias=True)
 
 
 def input_shapes(model: keras.Model) -> list[tuple] | None:

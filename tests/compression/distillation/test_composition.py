@@ -58,14 +58,6 @@ def test_a_schedule_drives_the_learning_rate():
     assert_same(weights(model.student), weights(plain), rtol=0, atol=1e-6)
 
 
-def test_a_schedule_and_a_teacher():
-    model = distiller(optimizer=keras.optimizers.SGD(0.5))
-    before = weights(model)
-    fit(model, callbacks=[callbacks.LearningRate(schedules.CosineDecay(0.0, "3ep"))])
-    moved = [w for w, b in zip(weights(model), before, strict=True) if (w != b).any()]
-    assert len(moved) == 2  # The moving mean and variance.
-
-
 @pytest.mark.backends("tensorflow", "jax")
 def test_several_steps_in_one_execution():
     single, several = distiller(), distiller(steps_per_execution=2)
