@@ -40,7 +40,9 @@ def test_each_sample_has_its_own_outputs_in_every_order(teacher, tmp_path, sourc
     data = (x, y) if source == "arrays" else tf.data.Dataset.from_tensor_slices((x, y))
     dataset = TeacherCache(tmp_path, teacher, data, batch_size=16).build(verbose=0).dataset(12)
     assert int(dataset.cardinality()) == 4
-    expected = {row.tobytes(): value for row, value in zip(x, teacher.predict(x, verbose=0))}
+    expected = {
+        row.tobytes(): value for row, value in zip(x, teacher.predict(x, verbose=0), strict=True)
+    }
     orders = []
     for _ in range(2):
         inputs, labels, outputs = read(dataset)
