@@ -140,7 +140,7 @@ class Distiller(keras.Model):
         if keras.backend.backend() == "jax" and self.alpha > 0:
             # As part of the step's state. Read from outside, they would be copied into what is
             # compiled.
-            variables = variables + self._teacher.variables
+            variables = [*variables, *self._teacher.variables]
         return variables
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
