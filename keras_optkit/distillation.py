@@ -9,6 +9,7 @@ from keras_optkit.compression.distillation.feature_losses import (
     RelationalAngle,
     RelationalDistance,
 )
+from keras_optkit.compression.distillation.moving_average_teacher import MovingAverageTeacher
 from keras_optkit.compression.distillation.response_losses import (
     DecoupledTargets,
     HardTargets,
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureLoss",
     "HardTargets",
     "JensenShannon",
+    "MovingAverageTeacher",
     "RelationalAngle",
     "RelationalDistance",
     "SoftTargets",

@@ -13,6 +13,7 @@ from keras_optkit.compression.distillation.cached_teacher import CachedTeacher, 
 from keras_optkit.compression.distillation.distillation_loss import DistillationLoss, check_number
 from keras_optkit.compression.distillation.feature_losses import FeatureLoss
 from keras_optkit.compression.distillation.feature_pairs import FeaturePairs
+from keras_optkit.compression.distillation.moving_average_teacher import MovingAverageTeacher
 from keras_optkit.compression.distillation.output_kind import check_kind
 from keras_optkit.compression.distillation.output_pairs import OutputPairs
 from keras_optkit.compression.distillation.outputs import named
@@ -44,7 +45,8 @@ class Distiller(keras.Model):
     Args:
         student: A built `keras.Model`. It is trained in place.
         teacher: A built `keras.Model`, the path of a saved one, or a list of these, whose outputs
-            are averaged. Or a `TeacherCache`, whose `dataset` is then what to fit on.
+            are averaged. Or a `TeacherCache`, whose `dataset` is then what to fit on, or a
+            `MovingAverageTeacher`.
         losses: A `DistillationLoss`, or a list of them; their `weight` is in each. Defaults to
             `SoftTargets()`.
         alpha: Float from 0 to 1, the share of the distillation. 0 is plain training: the teacher is
@@ -99,9 +101,13 @@ class Distiller(keras.Model):
             )
         feature_losses = [v for v in self.distillation_losses if isinstance(v, FeatureLoss)]
         layers = [loss.teacher_layer for loss in feature_losses]
+        average = None
         if isinstance(teacher, TeacherCache):
             self._teacher = CachedTeacher(teacher, layers)
         else:
+            if isinstance(teacher, MovingAverageTeacher):
+                self._follow, teacher = teacher.follow, teacher.copy_of(student)
+                average = teacher
             models = load_teachers(teacher, student)
             if teacher_preprocessor is None:
                 teacher_preprocessor = resizing(input_shapes(student), input_shapes(models[0]))
@@ -118,6 +124,8 @@ class Distiller(keras.Model):
         self._step = threading.local()
         # The student is the first layer, so its variables come first in the optimizer.
         self.student = student
+        # The one teacher that is part of the training, and of its state.
+        self.average = average
         self.projections = []
         self._trackers = []
         if self.alpha > 0:
@@ -137,7 +145,7 @@ class Distiller(keras.Model):
     def non_trainable_variables(self) -> list[keras.Variable]:
         """The student's, and on JAX the teacher's as well."""
         variables = super().non_trainable_variables
-        if keras.backend.backend() == "jax" and self.alpha > 0:
+        if keras.backend.backend() == "jax" and self.alpha > 0 and self.average is None:
             # As part of the step's state. Read from outside, they would be copied into what is
             # compiled.
             variables = [*variables, *self._teacher.variables]
@@ -208,6 +216,8 @@ class Distiller(keras.Model):
         return sum(own, (1.0 - self.alpha) * label + self.alpha * distillation)
 
     def _distillation_parts(self, x, y, y_pred, sample_weight, training) -> list:
+        if training and self.average is not None:
+            self._follow(self.student, self.average)
         answers, theirs = self._teacher(x)
         features = vars(self._step).pop("features", {})
         outputs = named(self.student, y_pred)

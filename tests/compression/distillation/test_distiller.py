@@ -408,6 +408,27 @@ def test_layers_inside_nested_models(data):
     fit(distiller, data, epochs=1)
 
 
+def test_a_moving_average_of_the_student_as_its_teacher(data, tmp_path):
+    """The average is made of what the student was at the start of each step."""
+    student = net(dropout=0)
+    distiller = Distiller(student, distillation.MovingAverageTeacher(0.75), SoftTargets())
+    distiller.compile(**compile_args(optimizer=keras.optimizers.SGD(0.5)))
+    expected = weights(student)
+    for step in range(3):
+        before = weights(student)
+        # BatchNorm has moved already when the loss is computed.
+        fit(distiller, data, epochs=1, batch_size=32, seed=step)
+        after = weights(student)
+        moving = [i for i, w in enumerate(student.weights) if "moving" in w.path]
+        seen = [after[i] if i in moving else w for i, w in enumerate(before)]
+        expected = [0.75 * e + 0.25 * s for e, s in zip(expected, seen, strict=True)]
+    assert_same(weights(distiller.average), expected, rtol=1e-4, atol=1e-6)
+    assert len(distiller.trainable_variables) == len(student.trainable_variables)
+    distiller.save(tmp_path / "student.keras")
+    loaded = keras.saving.load_model(tmp_path / "student.keras")
+    assert loaded.count_params() == student.count_params()
+
+
 # What is refused.
 
 
