@@ -26,8 +26,8 @@ class FeatureReader:
 
     >>> reader = FeatureReader(model, ["hidden"])
     >>> outputs, features = reader(np.zeros((2, 4)), training=False)
-    >>> features["hidden"].shape
-    TensorShape([2, 8])
+    >>> tuple(features["hidden"].shape)
+    (2, 8)
     """
 
     def __init__(self, model: keras.Model, names: list[str]):
