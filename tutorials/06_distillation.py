@@ -5,6 +5,10 @@
 
 It prints one table: parameters, share of zeros and accuracy on held-out digits of each model. On
 TensorFlow it also writes student.tflite.
+
+Distillation does not always pay. Over three seeds on these 1,433 digits the student alone was as
+good or better: it is far from having learnt what the labels tell. benchmarks/distillation.py
+measures it on Fashion-MNIST.
 """
 
 import argparse
@@ -59,7 +63,7 @@ def arguments():
 # 1. The teacher, and the student alone ------------------------------------------------------------
 
 keras.utils.set_random_seed(0)
-teacher, alone = network(48), network(4)
+teacher, alone = network(48), network(8)
 for model in (teacher, alone):
     model.compile(**arguments())
     model.fit(*train, epochs=args.epochs, batch_size=32, verbose=0)
@@ -69,7 +73,7 @@ for model in (teacher, alone):
 # The cache holds what the teacher says of each image, so that it runs once and not in each epoch.
 # To let it run along, pass `teacher` in the place of `cache`, and fit on the arrays.
 
-student = network(4)
+student = network(8)
 cache = distillation.TeacherCache(args.output / "cache", teacher, train)
 distiller = distillation.Distiller(student, cache, distillation.SoftTargets(4.0), alpha=0.7)
 distiller.compile(**arguments())
