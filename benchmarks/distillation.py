@@ -52,7 +52,7 @@ def network(widths):
     for i, width in enumerate(widths):
         layers += [
             keras.layers.Conv2D(width, 3, 2 if i else 1, "same", use_bias=False),
-            keras.layers.BatchNormalization(),
+            keras.layers.BatchNormalization(momentum=0.9),
             keras.layers.ReLU(),
         ]
     layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
