@@ -1,0 +1,209 @@
+"""What distillation costs and what it buys: a student alone, with Keras' Distiller, with ours.
+
+Fashion-MNIST; the teacher is a convolutional network of more than ten times the student's
+multiplications, trained first. Two tables.
+
+Seconds per epoch. Each variant trains a student of its own from the same start. They take turns,
+one epoch each, so that drift of the machine hits all alike: a ratio is that of an epoch to plain
+training's epoch of the same round, and the table shows the median over the rounds. The first epoch,
+in which the step is compiled, is left out. "again" is plain training a second time: what its ratio
+differs from 1 is noise. Beside the cached epochs stands what filling the cache took, once.
+
+Accuracy on the test set, from the same budget of seconds for each variant and seed. The clock runs
+in `fit` and, for the cache, while it is filled; compilation is part of it. The teacher's own
+training is not: it is there. `--picture` draws the accuracies.
+
+Keras' Distiller gets what it needs: a teacher and a student that end in logits, and the same
+temperature and share.
+
+Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/distillation.py [--data-dir FOLDER]
+    [--rounds 5] [--seeds 3] [--budget 60] [--samples 20000] [--picture FILE]
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+from keras_optkit import data
+from keras_optkit.distillation import Distiller, SoftTargets, TeacherCache
+
+BATCH, TEMPERATURE, ALPHA = 128, 4.0, 0.9
+PLAIN = "student alone"
+VARIANTS = (PLAIN, "again", "Keras' Distiller", "ours", "ours, cached")
+
+
+def arrays(split, folder):
+    """Images in [0, 1] and labels of a split of Fashion-MNIST."""
+    batches = data.load(
+        "fashion_mnist", split, 1000, data_dir=folder, download=True, shuffle=False, cache=False
+    )
+    x, y = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(x) / np.float32(255), np.concatenate(y)
+
+
+def network(widths):
+    """A convolutional classifier of 28 by 28 images that ends in logits."""
+    layers = [keras.Input((28, 28, 1))]
+    for i, width in enumerate(widths):
+        layers += [
+            keras.layers.Conv2D(width, 3, 2 if i else 1, "same", use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(),
+        ]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+    return keras.Sequential(layers)
+
+
+def student():
+    """The small network."""
+    return network([8, 16, 16])
+
+
+def arguments():
+    """What every variant is compiled with."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return {"optimizer": keras.optimizers.Adam(2e-3), "loss": loss, "metrics": ["accuracy"]}
+
+
+def pipeline(train):
+    """Shuffled batches, read as fast as those of the cache."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(train).shuffle(len(train[0]))
+    return dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE)
+
+
+def make(variant, teacher, train, folder):
+    """Returns a compiled model, its student, what to fit on, and the seconds the cache took."""
+    small, seconds = student(), 0.0
+    model, source = small, pipeline(train)
+    if variant == "Keras' Distiller":
+        model = keras.distillation.Distiller(
+            teacher=teacher,
+            student=small,
+            distillation_losses=keras.distillation.LogitsDistillation(temperature=TEMPERATURE),
+            student_loss_weight=1 - ALPHA,
+        )
+    elif variant == "ours":
+        model = Distiller(small, teacher, SoftTargets(TEMPERATURE), alpha=ALPHA)
+    elif variant == "ours, cached":
+        start = time.perf_counter()
+        cache = TeacherCache(folder, teacher, train, batch_size=512).build(verbose=0)
+        seconds = time.perf_counter() - start
+        model = Distiller(small, cache, SoftTargets(TEMPERATURE), alpha=ALPHA)
+        source = cache.dataset(BATCH)
+    model.compile(**arguments())
+    return model, small, source, seconds
+
+
+def speed(teacher, train, rounds):
+    """Prints the seconds per epoch of each variant."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = {variant: make(variant, teacher, train, folder) for variant in VARIANTS}
+        seconds = {variant: [] for variant in VARIANTS}
+        for _ in range(rounds + 1):
+            for variant, (model, _, source, _) in made.items():
+                start = time.perf_counter()
+                model.fit(source, epochs=1, shuffle=False, verbose=0)
+                seconds[variant].append(time.perf_counter() - start)
+    print(f"| {'seconds per epoch':24} | median | over the student alone | once |")
+    print(f"|{'-' * 26}|-------:|-----------------------:|-----:|")
+    for variant, times in seconds.items():
+        pairs = zip(times[1:], seconds[PLAIN][1:], strict=True)
+        ratio = statistics.median(own / plain for own, plain in pairs)
+        once = f"{made[variant][3]:.1f}" if made[variant][3] else ""
+        print(f"| {variant:24} | {statistics.median(times[1:]):6.2f} | {ratio:22.2f} | {once:>4} |")
+
+
+class Budget(keras.callbacks.Callback):
+    """Stops training when the seconds are spent."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.end = time.perf_counter() + seconds
+        self.epochs = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.epochs += 1 / self.params["steps"]
+        if time.perf_counter() >= self.end:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if time.perf_counter() >= self.end:
+            self.model.stop_training = True
+
+
+def accuracy(teacher, train, test, seeds, budget):
+    """Prints, and returns, the accuracies of the students; the table has the epochs they made."""
+    found = {variant: [] for variant in VARIANTS if variant != "again"}
+    print(f"| {f'accuracy after {budget:g} s':24} | {'each seed':{9 * seeds}} | mean   | epochs |")
+    print(f"|{'-' * 26}|{'-' * (9 * seeds + 2)}|-------:|-------:|")
+    for variant, values in found.items():
+        epochs = 0.0
+        for seed in range(seeds):
+            keras.utils.set_random_seed(seed)
+            with tempfile.TemporaryDirectory() as folder:
+                model, small, source, spent = make(variant, teacher, train, folder)
+                watch = Budget(budget - spent)
+                model.fit(source, epochs=10_000, shuffle=False, verbose=0, callbacks=[watch])
+            predicted = small.predict(test[0], batch_size=512, verbose=0).argmax(-1)
+            values.append(float((predicted == test[1]).mean()))
+            epochs += watch.epochs / seeds
+        each = "  ".join(f"{value:.4f} " for value in values)
+        mean = statistics.mean(values)
+        print(f"| {variant:24} | {each:{9 * seeds}} | {mean:.4f} | {epochs:6.1f} |", flush=True)
+    return found
+
+
+def draw(found, best, path):
+    """Draws the accuracies of each variant, and the teacher's as a line."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for i, values in enumerate(found.values()):
+        axes.plot([i] * len(values), values, "o", color="tab:blue", alpha=0.6)
+        axes.plot([i - 0.2, i + 0.2], [statistics.mean(values)] * 2, color="black")
+    axes.axhline(best, color="tab:red", linestyle="--", label="teacher")
+    axes.set_xticks(range(len(found)), list(found))
+    axes.set_ylabel("test accuracy, Fashion-MNIST")
+    axes.legend()
+    plt.savefig(path, dpi=150)
+
+
+def main():
+    """Trains the teacher, then measures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data-dir", type=pathlib.Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=60.0)
+    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--teacher-epochs", type=int, default=8)
+    parser.add_argument("--picture", type=pathlib.Path)
+    options = parser.parse_args()
+    train, test = (arrays(split, options.data_dir) for split in ("train", "test"))
+    train = tuple(part[: options.samples] for part in train)
+    keras.utils.set_random_seed(0)
+    teacher = network([32, 64, 128])
+    teacher.compile(**arguments())
+    teacher.fit(*train, batch_size=BATCH, epochs=options.teacher_epochs, verbose=0)
+    best = teacher.evaluate(*test, batch_size=512, verbose=0, return_dict=True)["accuracy"]
+    sizes = [model.count_params() for model in (teacher, student())]
+    print(
+        f"{keras.backend.backend()}, {len(train[0])} images. Teacher: {sizes[0]:,} parameters, "
+        f"accuracy {best:.4f}. Student: {sizes[1]:,} parameters.\n"
+    )
+    speed(teacher, train, options.rounds)
+    print()
+    found = accuracy(teacher, train, test, options.seeds, options.budget)
+    if options.picture:
+        draw(found, best, options.picture)
+
+
+if __name__ == "__main__":
+    main()

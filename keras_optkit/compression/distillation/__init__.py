@@ -1,0 +1,1 @@
+"""Distillation: a small model learns from the outputs of a larger one."""
