@@ -5,13 +5,14 @@
 from keras_optkit import augmentation, callbacks, layers, normalization, pruning, schedules
 from keras_optkit._version import __version__
 
-_LAZY = ("data", "export", "tfmot")
+_LAZY = ("data", "distillation", "export", "tfmot")
 
 __all__ = [
     "__version__",
     "augmentation",
     "callbacks",
     "data",
+    "distillation",
     "export",
     "layers",
     "normalization",
