@@ -26,7 +26,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 # The training that the tests kill too.
-sys.path[:0] = [str(HERE.parent / "tests" / "stopping"), str(HERE)]
+sys.path[:0] = [str(HERE.parent / "tests" / "stopping" / "resume"), str(HERE)]
 
 LONG = {"samples": 128, "epochs": 6, "patience": 4}
 CASES = {
@@ -128,7 +128,7 @@ def cost(rounds: int = 5) -> None:
     import numpy as np
     from step_time import BATCH, STEPS, compare, conv_net
 
-    from keras_optkit.stopping.resume import Resume
+    from keras_optkit.stopping.resume.resume import Resume
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(STEPS * BATCH, 32, 32, 3)).astype("float32")

@@ -5,7 +5,7 @@ from keras_optkit.schedules.learning_rate import LearningRate
 from keras_optkit.schedules.reduce_on_plateau import ReduceOnPlateau
 from keras_optkit.stopping.early_stopping import EarlyStopping
 from keras_optkit.stopping.reasons import StopReason
-from keras_optkit.stopping.resume import Resume
+from keras_optkit.stopping.resume.resume import Resume
 from keras_optkit.stopping.time_budget import TimeBudget
 from keras_optkit.stopping.training_report import TrainingReport
 from keras_optkit.stopping.weight_averaging import WeightAveraging

@@ -15,7 +15,7 @@ import numpy as np
 from keras_optkit.callbacks import LearningRate, Pruning
 from keras_optkit.pruning import PolynomialDecay
 from keras_optkit.schedules import CosineDecay
-from keras_optkit.stopping.resume import Resume
+from keras_optkit.stopping.resume.resume import Resume
 
 BATCH = 16
 

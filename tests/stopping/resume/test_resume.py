@@ -11,8 +11,8 @@ from keras_optkit.callbacks import EarlyStopping, LearningRate, Pruning, WeightA
 from keras_optkit.core.fit_scope import owners
 from keras_optkit.pruning import ConstantSparsity
 from keras_optkit.schedules import CosineDecay
-from keras_optkit.stopping import resume as resume_module
-from keras_optkit.stopping.resume import Position, Resume
+from keras_optkit.stopping.resume import resume as resume_module
+from keras_optkit.stopping.resume.resume import Position, Resume
 
 
 @pytest.fixture(autouse=True)

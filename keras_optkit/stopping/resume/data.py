@@ -14,7 +14,7 @@ import numpy as np
 from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 from keras.src.trainers.epoch_iterator import EpochIterator
 
-from keras_optkit.stopping.resume_random import random_state, set_random_state
+from keras_optkit.stopping.resume.random import random_state, set_random_state
 
 
 class DataOrder:

@@ -16,13 +16,13 @@ from keras_optkit.core.duration import Run
 from keras_optkit.core.fit_scope import FitScope
 from keras_optkit.core.optimizer import require_compiled, updates_per_batch
 from keras_optkit.stopping.epoch_boundary import replace_methods
-from keras_optkit.stopping.resume_callbacks import get_state, keeps_state, keys_of, set_state
-from keras_optkit.stopping.resume_data import DataOrder, build_from
-from keras_optkit.stopping.resume_every import Every
-from keras_optkit.stopping.resume_file import NewerFormatError, Store
-from keras_optkit.stopping.resume_fit import RunningFit, inside_fit
-from keras_optkit.stopping.resume_settings import changes, settings
-from keras_optkit.stopping.resume_weights import (
+from keras_optkit.stopping.resume.callbacks import get_state, keeps_state, keys_of, set_state
+from keras_optkit.stopping.resume.data import DataOrder, build_from
+from keras_optkit.stopping.resume.every import Every
+from keras_optkit.stopping.resume.file import NewerFormatError, Store
+from keras_optkit.stopping.resume.fit import RunningFit, inside_fit
+from keras_optkit.stopping.resume.settings import changes, settings
+from keras_optkit.stopping.resume.weights import (
     check_same_model,
     describe_variables,
     learning_rates,

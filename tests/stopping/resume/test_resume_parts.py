@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from keras_optkit.core.duration import Run
-from keras_optkit.stopping.resume_every import Every
-from keras_optkit.stopping.resume_file import decode, encode
-from keras_optkit.stopping.resume_random import random_state, set_random_state
-from keras_optkit.stopping.resume_settings import changes, settings
+from keras_optkit.stopping.resume.every import Every
+from keras_optkit.stopping.resume.file import decode, encode
+from keras_optkit.stopping.resume.random import random_state, set_random_state
+from keras_optkit.stopping.resume.settings import changes, settings
 
 
 def _draws():

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from keras_optkit.stopping.resume_file import (
+from keras_optkit.stopping.resume.file import (
     CorruptFileError,
     NewerFormatError,
     Store,

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_optkit.stopping.resume_callbacks import keys_of
+from keras_optkit.stopping.resume.callbacks import keys_of
 
 
 def settings(

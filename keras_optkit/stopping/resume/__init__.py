@@ -1,0 +1,1 @@
+"""Resuming: a training that was killed goes on as if it had not been."""
