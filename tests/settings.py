@@ -36,12 +36,15 @@ class Setting:
         callbacks: Makes the callbacks for one `fit`.
         layers: Makes layers that stand behind the input.
         learning_rate: Makes what the optimizer gets as its rate.
+        trained_before: Whether the model has been trained without the part before, as is often
+            so where a callback is added.
     """
 
     name: str
     callbacks: Callable[[], list] = list
     layers: Callable[[], list] = list
     learning_rate: Callable[[], object] = lambda: 0.02
+    trained_before: bool = False
 
 
 def rate(schedule):
@@ -135,7 +138,11 @@ SETTINGS = [
         layers=lambda: [layers.GhostBatchNormalization(12)],
     ),
     Setting("SyncBatchNormalization", layers=lambda: [layers.SyncBatchNormalization()]),
-    Setting("StepDecay", rate(lambda: schedules.StepDecay(0.02, "1ep", gamma=0.5))),
+    Setting(
+        "StepDecay",
+        rate(lambda: schedules.StepDecay(0.02, "1ep", gamma=0.5)),
+        trained_before=True,
+    ),
     Setting("CosineDecay", rate(lambda: schedules.CosineDecay(0.02, alpha=0.1).with_warmup("1ep"))),
     Setting("Constant", rate(lambda: schedules.Constant(0.02).with_warmup("1ep"))),
     Setting("LinearDecay", rate(lambda: schedules.LinearDecay(0.02))),
@@ -169,6 +176,7 @@ SETTINGS = [
     Setting(
         "ReduceOnPlateau",
         lambda: [callbacks.ReduceOnPlateau("loss", 0.5, 1, min_delta=0.3, warmup="1ep")],
+        trained_before=True,
     ),
     Setting(
         "ReduceOnPlateau on a schedule",
@@ -205,7 +213,11 @@ SETTINGS = [
     ),
     Setting("TimeBudget", lambda: [callbacks.TimeBudget("10h")]),
     Setting("TrainingReport", lambda: [callbacks.TrainingReport(SCRATCH.name, every=0)]),
-    Setting("WeightAveraging", lambda: [callbacks.WeightAveraging(decay=0.8)]),
+    Setting(
+        "WeightAveraging",
+        lambda: [callbacks.WeightAveraging(decay=0.8)],
+        trained_before=True,
+    ),
     Setting(
         "WeightAveraging of the latest, and EarlyStopping",
         lambda: [
@@ -222,6 +234,7 @@ SETTINGS = [
     Setting(
         "PolynomialDecay",
         prune(lambda: pruning.PolynomialDecay(0.0, 0.75, 0, "4ep", frequency=3)),
+        trained_before=True,
     ),
     Setting("OneShot", prune(lambda: pruning.OneShot(0.5, "1ep"))),
     Setting(
@@ -260,6 +273,7 @@ SETTINGS = [
             callbacks.LearningRate(schedules.OneCycle(0.02)),
         ],
         lambda: [layers.RandomAffine(rotation=10, seed=5), layers.ConvBNAct(4, 3)],
+        trained_before=True,
     ),
 ]
 
@@ -286,8 +300,8 @@ def make_model(setting):
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(setting.learning_rate()), loss, metrics=["accuracy"])
-    # A part is often added to a model that has trained before.
-    fit(model, [], epochs=1)
+    if setting.trained_before:
+        fit(model, [], epochs=1)
     return model
 
 

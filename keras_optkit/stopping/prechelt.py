@@ -42,7 +42,7 @@ def training_progress(errors: Sequence[float], strip: int) -> float:
 
     Example:
 
-    >>> training_progress([0.9, 0.3, 0.2, 0.25], strip=3)
+    >>> round(training_progress([0.9, 0.3, 0.2, 0.25], strip=3), 6)
     250.0
     """
     last = errors[-strip:]

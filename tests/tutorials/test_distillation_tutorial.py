@@ -4,10 +4,12 @@ import runpy
 import sys
 
 import keras
+import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "tutorials" / "06_distillation.py"
 
 
+@pytest.mark.backends("tensorflow")
 def test_it_runs_and_leaves_a_student(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--output", str(tmp_path), "--epochs", "2"])

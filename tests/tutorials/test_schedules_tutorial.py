@@ -4,12 +4,14 @@ import runpy
 import sys
 
 import cv2
+import pytest
 
 from keras_optkit import schedules
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "tutorials" / "03_schedules.py"
 
 
+@pytest.mark.backends("tensorflow")
 def test_it_runs_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     arguments = ["--output", tmp_path / "out", "--epochs", 1, "--seeds", 1]

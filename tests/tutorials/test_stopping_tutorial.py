@@ -5,10 +5,12 @@ import runpy
 import sys
 
 import cv2
+import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "tutorials" / "04_stopping.py"
 
 
+@pytest.mark.backends("tensorflow")
 def test_it_runs_and_goes_on_after_a_kill(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     arguments = ["--output", tmp_path / "out", "--epochs", 2, "--seeds", 1, "--budget", "1s"]
