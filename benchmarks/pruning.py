@@ -7,7 +7,7 @@ Both take medians of what is measured in turn. `accuracy` trains a conv net on F
 and at four sparsities, three seeds, and draws pruning_accuracy.png beside this file.
 
 Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/pruning.py [step] [refresh] [accuracy]
-    [--rounds N] [--data-dir FOLDER] [--epochs N] [--seeds N]
+    [--rounds N] [--data-dir FOLDER] [--epochs N] [--seeds N] [--images N]
 """
 
 import argparse
@@ -122,12 +122,12 @@ def refresh() -> None:
     print(f"| TF-MOT, tensorflow | {theirs:.3f} | 1 |")
 
 
-def fashion_mnist(folder: str) -> dict[str, np.ndarray]:
-    """Returns images in [0, 1] and labels."""
+def fashion_mnist(folder: str, images: int) -> dict[str, np.ndarray]:
+    """Returns images in [0, 1] and labels, some to train on and all to test."""
     import tensorflow_datasets as tfds
 
     found = {}
-    for split, ending in (("train", ""), ("test", "_test")):
+    for split, ending in ((f"train[:{images}]", ""), ("test", "_test")):
         x, y = tfds.as_numpy(
             tfds.load(
                 "fashion_mnist",
@@ -142,9 +142,9 @@ def fashion_mnist(folder: str) -> dict[str, np.ndarray]:
     return found
 
 
-def accuracy(folder: str, epochs: int, seeds: int) -> None:
+def accuracy(folder: str, epochs: int, seeds: int, images: int) -> None:
     """Prints the test accuracy at each sparsity, and draws it."""
-    given = fashion_mnist(folder)
+    given = fashion_mnist(folder, images)
     starts = []
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="TFDS' folder that holds fashion_mnist")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000, help="to train on")
     args = parser.parse_args()
     parts = args.parts or ["step", "refresh"]
     if set(parts) - {"step", "refresh", "accuracy"}:
@@ -236,7 +237,7 @@ def main() -> None:
         refresh()
         print()
     if "accuracy" in parts:
-        accuracy(args.data_dir, args.epochs, args.seeds)
+        accuracy(args.data_dir, args.epochs, args.seeds, args.images)
 
 
 if __name__ == "__main__":
