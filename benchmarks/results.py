@@ -30,6 +30,7 @@ RUNS = [
     ("Pruning: accuracy", "tensorflow", "pruning.py accuracy --data-dir DATA"),
     ("Channel pruning: exactness", "tensorflow", "channel_exactness.py"),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
+    ("What Resume costs", "tensorflow", "resume_kill.py --cost"),
     ("Augmentation, images per second", "tensorflow", "augmentation.py"),
     *(
         (f"A step with augmentation in the model, {name}", name, "augmentation_step.py")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_optkit.core.picture import save_picture
 from keras_optkit.schedules.range_rules import suggest
 
 # Colors that the color-blind can tell apart, and markers for a print in grey.
@@ -84,19 +85,7 @@ class RangeTest:
         Raises:
             ValueError: If the name ends in another suffix.
         """
-        # Not pyplot, so that the user's figures and choice of window stay as they are.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        path = os.fspath(path)
-        suffix = os.path.splitext(path)[1]
-        if suffix.lower() not in ("", ".png"):
-            raise ValueError(f"The picture is a PNG file; name it so. Received: path={path!r}")
-        figure = Figure(figsize=(9, 5.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        self._draw(axes)
-        figure.savefig(path if suffix else path + ".png", format="png", dpi=120)
+        save_picture(path, self._draw)
 
     def _draw(self, axes: Any) -> None:
         style = {"color": "#B0B0B0", "linewidth": 1.2, "label": "loss of each update"}

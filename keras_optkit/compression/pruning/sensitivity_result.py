@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from keras_optkit.core.picture import save_picture
+
 
 class Sensitivity:
     """The metric of a model with one kernel pruned, made by `sensitivity(model, data)`.
@@ -82,17 +84,9 @@ class Sensitivity:
         Raises:
             ValueError: If the name ends in another suffix.
         """
-        # Not pyplot, so that the user's figures and choice of window stay as they are.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        save_picture(path, self._draw)
 
-        path = os.fspath(path)
-        suffix = os.path.splitext(path)[1]
-        if suffix.lower() not in ("", ".png"):
-            raise ValueError(f"The picture is a PNG file; name it so. Received: path={path!r}")
-        figure = Figure(figsize=(9, 5.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+    def _draw(self, axes: Any) -> None:
         for i, (name, scores) in enumerate(self.scores.items()):
             style = {"marker": "osD^vP"[i % 6], "linewidth": 2, "markersize": 7}
             axes.plot([100 * level for level in self.levels], scores, label=name, **style)
@@ -105,7 +99,6 @@ class Sensitivity:
         # The lines of a deep network would be hidden behind their names.
         if len(self.scores) <= 15:
             axes.legend(fontsize=12, loc="best")
-        figure.savefig(path if suffix else path + ".png", format="png", dpi=120)
 
     def __str__(self) -> str:
         width = max(len("not pruned"), *(len(path) for path in self.scores))
