@@ -57,9 +57,10 @@ class Resume(keras.callbacks.Callback):
     last two are kept, and where the newer is damaged the older is used. SIGTERM saves, and ends the
     process with exit code 143.
 
-    Two things it cannot bring back: random numbers that a `map` of a `tf.data` pipeline draws from
-    variables outside the model, and the order of data that is shuffled without a seed. Without
-    `keras.utils.set_random_seed`, Keras on TensorFlow shuffles arrays in such an order.
+    What it cannot bring back: random numbers that a `map` of a `tf.data` pipeline draws from
+    variables outside the model, the order of data that is shuffled without a seed, and on torch
+    those that a `PyDataset` draws while it makes an item. Without `keras.utils.set_random_seed`,
+    Keras on TensorFlow shuffles arrays in such an order.
 
     Args:
         directory: String or path, where the state is kept; one directory for each training. It is

@@ -139,10 +139,14 @@ def test_killed_in_mid_epoch_and_in_mid_save(tmp_path):
 @pytest.mark.parametrize(
     "case",
     [
-        {"input": "py_dataset", "optimizer": "accumulating", "every": "1step"},
+        # On torch, a thread draws the noise of its items ahead of the training.
+        pytest.param(
+            {"input": "py_dataset", "optimizer": "accumulating", "every": "1step"},
+            marks=pytest.mark.backends("tensorflow", "jax"),
+        ),
         {"input": "tf.data", "callbacks": ["resume", "scheduler", "stop", "stop on loss", "csv"]},
     ],
-    ids=lambda case: case["input"],
+    ids=["py_dataset", "tf.data"],
 )
 def test_killed_with_other_data(tmp_path, case):
     _killed(tmp_path, {"every": "2step", **case}, {"kill_at": 13})
