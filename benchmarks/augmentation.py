@@ -1,6 +1,7 @@
 """Images per second of augmentation: ours beside Keras', albumentations' and Pillow's.
 
     python benchmarks/augmentation.py
+    python benchmarks/augmentation.py --memory
 
 Every contender gets the same uint8 batches, in this process, on the same cores. The rounds are
 interleaved, so that a slow minute of the machine is everyone's, and the median round counts. What
@@ -17,7 +18,7 @@ import json
 import os
 import platform
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -244,6 +245,30 @@ def peak_memory(name: str, size: int, batch_size: int) -> float:
     return float(done.stdout.split()[-1])
 
 
+def own_peak() -> float:
+    """Returns the highest resident size of this process, in MiB.
+
+    `resource.getrusage` would tell that of the process that started this one, if it was higher.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def memory(size: int, batch_size: int, names: str) -> list[dict]:
+    """Returns a row per contender: the peak memory beyond that of a process that runs none."""
+    makers = [name for name in contenders(make_images(size, batch_size)) if names in name]
+    nothing = peak_memory("nothing", size, batch_size)
+    return [
+        {
+            "size": size,
+            "batch_size": batch_size,
+            "name": name,
+            "peak_memory_mib": round(peak_memory(name, size, batch_size) - nothing),
+        }
+        for name in makers
+    ]
+
+
 def measure(size: int, batch_size: int, rounds: int, seconds: float, names: str) -> list[dict]:
     """Returns a row per contender."""
     makers = contenders(make_images(size, batch_size))
@@ -270,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="per contender and round")
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--memory", action="store_true", help="peak memory in place of speed")
     parser.add_argument("--names", default="", help="only contenders with this in their names")
     parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -282,25 +307,22 @@ def main() -> None:
         makers = contenders(make_images(size, batch_size))
         if arguments.only in makers:
             images_per_second(makers[arguments.only](), batch_size, 2.0)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak())
         return
 
     rows = []
     for size, batch_size in CASES:
-        print(
-            f"\n{size} x {size} pixels, uint8, batches of {batch_size}: images per second", end=""
-        )
-        print("" if arguments.no_memory else ", peak memory")
-        found = measure(size, batch_size, arguments.rounds, arguments.seconds, arguments.names)
-        nothing = 0.0 if arguments.no_memory else peak_memory("nothing", size, batch_size)
-        for row in found:
-            spread = f"{row['slowest_round']:>9,} to {row['fastest_round']:,}"
-            line = f"  {row['name']:<36}{row['images_per_second']:>9,}  {spread:<24}"
-            if not arguments.no_memory:
-                memory = peak_memory(row["name"], size, batch_size) - nothing
-                row["peak_memory_mib"] = round(memory)
-                line += f"{memory:>7,.0f} MiB"
-            print(line.rstrip(), flush=True)
+        what = "MiB of peak memory" if arguments.memory else "images per second"
+        print(f"\n{size} x {size} pixels, uint8, batches of {batch_size}: {what}")
+        if arguments.memory:
+            found = memory(size, batch_size, arguments.names)
+            for row in found:
+                print(f"  {row['name']:<36}{row['peak_memory_mib']:>9,}")
+        else:
+            found = measure(size, batch_size, arguments.rounds, arguments.seconds, arguments.names)
+            for row in found:
+                spread = f"{row['slowest_round']:>9,} to {row['fastest_round']:,}"
+                print(f"  {row['name']:<36}{row['images_per_second']:>9,}  {spread}")
         rows += found
     result = {
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine()},

@@ -31,7 +31,8 @@ RUNS = [
     ("Channel pruning: exactness", "tensorflow", "channel_exactness.py"),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("What Resume costs", "tensorflow", "resume_kill.py --cost"),
-    ("Augmentation, images per second", "tensorflow", "augmentation.py"),
+    ("Augmentation, images per second", "tensorflow", "augmentation.py --seconds 1"),
+    ("Augmentation, peak memory", "tensorflow", "augmentation.py --memory"),
     *(
         (f"A step with augmentation in the model, {name}", name, "augmentation_step.py")
         for name in ("tensorflow", "jax")
