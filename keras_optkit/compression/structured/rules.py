@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from keras_optkit.compression.structured.trace import Flow, Trace, positions
 from keras_optkit.core.graph import Node
@@ -42,6 +43,8 @@ _GLOBAL = tuple(
     getattr(layers, f"Global{kind}Pooling{n}D") for kind in ("Average", "Max") for n in (1, 2, 3)
 )
 _MERGES = (
+    # Of InceptionResNetV2: one input plus a number times the other.
+    CustomScaleLayer,
     layers.Add,
     layers.Average,
     layers.Maximum,
@@ -92,9 +95,6 @@ def _rule_for(operation: keras.Operation) -> Rule:
     for kinds, rule in _RULES:
         if kind in kinds:
             return rule
-    if kind.__name__ == "CustomScaleLayer" and kind.__module__.startswith("keras.src"):
-        # Of InceptionResNetV2: one input plus a number times the other.
-        return _merge
     if kind.__module__.startswith("keras.src.ops"):
         if kind.__name__ in _POINTWISE_OPERATIONS:
             return _pass
