@@ -1,1 +1,1 @@
-"""Structured pruning: channels leave a model, and it becomes smaller and faster."""
+"""Structured pruning: channels leave a model, and it becomes smaller."""

@@ -69,8 +69,9 @@ def prune_channels(
 
     Channels that are added to each other, concatenated, convolved one by one, normalized or
     flattened are followed through the graph, so that a channel leaves everywhere at once. What is
-    left is an ordinary, smaller Keras model of the same layers with fewer channels. Where no operation mixes channels in an unknown way, that is exact: the smaller
-    model computes what the old one would with the weights on these channels set to zero.
+    left is an ordinary, smaller Keras model of the same layers with fewer channels. Where no
+    operation mixes channels in an unknown way, that is exact: the smaller model computes what the
+    old one would with the weights on these channels set to zero.
 
     Outputs keep their channels. So does what cannot be followed; the report lists it with the
     reason. The accuracy drops, and is won back by training the new model for some epochs.
