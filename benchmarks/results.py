@@ -28,6 +28,11 @@ RUNS = [
     ("A step with each BatchNorm, tensorflow", "tensorflow", "batchnorm_step.py"),
     *((f"Pruning: steps and refreshes, {name}", name, "pruning.py") for name in BACKENDS),
     ("Pruning: accuracy", "tensorflow", "pruning.py accuracy --data-dir DATA"),
+    *(
+        (f"Distillation: seconds per epoch, {name}", name, "distillation.py speed --data-dir DATA")
+        for name in BACKENDS
+    ),
+    ("Distillation: accuracy", "tensorflow", "distillation.py accuracy --data-dir DATA"),
     ("Channel pruning: exactness", "tensorflow", "channel_exactness.py"),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("What Resume costs", "tensorflow", "resume_kill.py --cost"),

@@ -1,10 +1,22 @@
 """The parts in Keras scripts that were not written for them."""
 
+import tempfile
+
 import keras
 import numpy as np
 import pytest
 
-from keras_optkit.callbacks import EarlyStopping, LearningRate, Pruning, ReduceOnPlateau
+from keras_optkit.callbacks import (
+    EarlyStopping,
+    LearningRate,
+    Pruning,
+    ReduceOnPlateau,
+    Resume,
+    TimeBudget,
+    TrainingReport,
+    WeightAveraging,
+)
+from keras_optkit.distillation import Distiller, SquaredLogits
 from keras_optkit.pruning import PolynomialDecay
 from keras_optkit.schedules import OneCycle
 
@@ -12,12 +24,16 @@ L = keras.layers
 BATCH, STEPS = 8, 8
 
 
-def parts():
+def parts(folder):
     return [
         LearningRate(OneCycle(0.05, 24)),
         Pruning(PolynomialDecay(0.0, 0.5, 0, 12, frequency=4)),
         ReduceOnPlateau("loss", 0.5, patience=1, min_delta=0.01, warmup=4),
         EarlyStopping("loss", patience=9, restore_best_weights=True),
+        WeightAveraging("ema", decay=0.5),
+        TimeBudget("10h"),
+        TrainingReport(f"{folder}/report", every=0),
+        Resume(f"{folder}/run", every="5step", verbose=0),
     ]
 
 
@@ -29,7 +45,9 @@ def arrays(*names):
 
 
 def check(model, data, labels=None, **kwargs):
-    history = model.fit(data, labels, epochs=3, verbose=0, callbacks=parts(), **kwargs).history
+    with tempfile.TemporaryDirectory() as folder:
+        used = parts(folder)
+        history = model.fit(data, labels, epochs=3, verbose=0, callbacks=used, **kwargs).history
     assert history["loss"][-1] < history["loss"][0]
     assert history["sparsity"][-1] == pytest.approx(0.5, abs=0.02)
     assert history["learning_rate"][-1] < history["learning_rate"][0]
@@ -68,13 +86,13 @@ def test_a_subclassed_model_that_was_called_once():
 
 
 @pytest.mark.backends("tensorflow")
-def test_a_subclassed_model_without_weights_is_told_so_before_the_first_step():
+def test_a_subclassed_model_without_weights_is_told_so_before_the_first_step(tmp_path):
     # On JAX and torch `fit` itself makes the weights before any callback is called.
     x, y = arrays("x")
     model = Subclassed()
     model.compile("adam", "binary_crossentropy")
     with pytest.raises(ValueError, match="no weights yet.*call the model once"):
-        model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, callbacks=parts())
+        model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, callbacks=parts(tmp_path))
     assert not model.built
 
 
@@ -173,3 +191,21 @@ def test_a_py_dataset():
     model(x[:1])
     model.compile("adam", "binary_crossentropy")
     check(model, Batches(x, y))
+
+
+def test_a_distiller_of_models_with_two_inputs():
+    model = Distiller(two_inputs(), two_inputs(), SquaredLogits())
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    check(model, *arrays("left", "right"), batch_size=BATCH)
+
+
+def test_a_distiller_of_a_subclassed_student():
+    x, y = arrays("x")
+    student, teacher = Subclassed(), Subclassed()
+    for model in (student, teacher):
+        model(x[:1])
+    told = {"student_output": "probabilities", "teacher_output": "probabilities"}
+    model = Distiller(student, teacher, SquaredLogits(), **told)
+    steps = 1 if keras.backend.backend() == "torch" else 4
+    model.compile("adam", "binary_crossentropy", steps_per_execution=steps)
+    check(model, x, y, batch_size=BATCH)

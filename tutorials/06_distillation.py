@@ -6,9 +6,8 @@
 It prints one table: parameters, share of zeros and accuracy on held-out digits of each model. On
 TensorFlow it also writes student.tflite.
 
-Distillation does not always pay. Over three seeds on these 1,433 digits the student alone was as
-good or better: it is far from having learnt what the labels tell. benchmarks/distillation.py
-measures it on Fashion-MNIST.
+Distillation does not always pay, so the table has the student alone beside the others: compare
+over several seeds before you keep a teacher. benchmarks/distillation.py does on Fashion-MNIST.
 """
 
 import argparse

@@ -34,6 +34,9 @@ class DistillationLoss(keras.losses.Loss):
     # Whether logits that all grow by one number mean the same. Only then can probabilities be
     # turned into logits for it.
     shift_invariant = True
+    # Whether it is of classes: outputs of one column are then two of them, the first with logit 0.
+    # Otherwise that column is a number like any other.
+    compares_classes = True
 
     def __init__(
         self,

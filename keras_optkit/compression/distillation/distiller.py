@@ -52,7 +52,8 @@ class Distiller(keras.Model):
         alpha: Float from 0 to 1, the share of the distillation. 0 is plain training: the teacher is
             not asked. With 1 no labels are needed.
         teacher_output: What the teacher returns: `"logits"`, `"probabilities"`, or `"auto"`, which
-            finds out from its last layer.
+            finds out from its last layer. One column is the logit or the probability of the second
+            of two classes.
         student_output: The same for the student.
         teacher_preprocessor: A function of `keras.ops` from a batch of the student's inputs to one
             of the teacher's. By default images of another height and width are resized.

@@ -54,8 +54,8 @@ def recognise(model: keras.Model, index: int = 0) -> str | None:
         index: Integer, which of its outputs, in flattened order.
 
     Returns:
-        `"probabilities"` behind a softmax, `"logits"` behind a dense or convolutional layer without
-        an activation, and `None` where neither can be told.
+        `"probabilities"` behind a softmax, and behind a sigmoid of one column; `"logits"` behind a
+        dense or convolutional layer without an activation; `None` where neither can be told.
 
     Example:
 
@@ -70,7 +70,7 @@ def recognise(model: keras.Model, index: int = 0) -> str | None:
 
 
 def to_logits(values: Any, kind: str) -> Any:
-    """Returns logits: the values, or the logarithm of probabilities.
+    """Returns logits: the values, or the logarithm of probabilities; for one column, of the odds.
 
     Args:
         values: Float tensor of shape `(..., classes)`.
@@ -78,7 +78,32 @@ def to_logits(values: Any, kind: str) -> Any:
     """
     if kind == "logits":
         return values
-    return ops.log(ops.maximum(ops.cast(values, "float32"), _TINY))
+    values = ops.cast(values, "float32")
+    if values.shape[-1] == 1:
+        return _log(values) - _log(1.0 - values)
+    return _log(values)
+
+
+def two_classes(logits: Any) -> Any:
+    """Returns the logits of two classes, of which the first has 0.
+
+    Args:
+        logits: Float tensor of shape `(..., 1)`.
+    """
+    return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+
+
+def one_column(logits: Any) -> Any:
+    """Returns the logit of the second of two classes against the first, shape `(..., 1)`.
+
+    Args:
+        logits: Float tensor of shape `(..., 2)`.
+    """
+    return logits[..., 1:] - logits[..., :1]
+
+
+def _log(values: Any) -> Any:
+    return ops.log(ops.maximum(values, _TINY))
 
 
 def _kind(graph: Graph, tensor: keras.KerasTensor) -> str | None:
@@ -98,6 +123,9 @@ def _kind(graph: Graph, tensor: keras.KerasTensor) -> str | None:
         return "probabilities"
     activation = getattr(operation, "activation", None)
     if activation is keras.activations.softmax:
+        return "probabilities"
+    sigmoid = type(operation).__name__ == "Sigmoid" or activation is keras.activations.sigmoid
+    if sigmoid and tensor.shape[-1] == 1:
         return "probabilities"
     linear = activation is None or activation is keras.activations.linear
     if isinstance(operation, _LINEAR) and linear:

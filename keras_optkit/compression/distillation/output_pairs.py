@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_optkit.compression.distillation.distillation_loss import DistillationLoss
-from keras_optkit.compression.distillation.output_kind import to_logits
+from keras_optkit.compression.distillation.output_kind import one_column, to_logits, two_classes
 from keras_optkit.compression.distillation.outputs import counterpart, part_of, resolve
 from keras_optkit.compression.distillation.teacher import Teacher, output_kinds
 
@@ -44,12 +44,17 @@ class OutputPairs:
                 continue
             for name, other in self._pairs(loss, list(own), list(theirs)):
                 _check_shapes(loss, name, own[name][1], theirs[other][1])
-                for whose, (kind, _) in (("student", own[name]), ("teacher", theirs[other])):
-                    _check_kind(loss, whose, kind)
+                for whose, (kind, shape), told in (
+                    ("student", own[name], self._student_kind),
+                    ("teacher", theirs[other], self._teacher.kind),
+                ):
+                    _check_kind(loss, whose, kind, shape)
+                    if told == "auto" and kind == "logits":
+                        _check_classes(loss, whose, shape)
 
     def _require_told(self, whose: str, kind: str) -> None:
         if kind == "auto":
-            _check_kind(None, whose, None)
+            _check_kind(None, whose, None, ())
 
     def compute(
         self,
@@ -75,7 +80,11 @@ class OutputPairs:
             if self._kind(self._own, name, self._student_kind) == "probabilities":
                 student = to_logits(student, "probabilities")
             teacher = self._mean(answers, other)
+            if student.shape[-1] == 1:
+                student = two_classes(student)
             _check_shapes(loss, name, tuple(student.shape), tuple(teacher.shape))
+            if outputs[name].shape[-1] == 1 and not loss.compares_classes:
+                student, teacher = one_column(student), one_column(teacher)
             target = teacher
             if loss.needs_labels:
                 label = part_of(labels, name, names)
@@ -105,6 +114,7 @@ class OutputPairs:
             to_logits(ops.cast(values[other], "float32"), self._kind(kinds, other, "logits"))
             for values, kinds in zip(answers, self._teacher.outputs, strict=True)
         ]
+        logits = [two_classes(v) if v.shape[-1] == 1 else v for v in logits]
         if len(logits) == 1:
             return logits[0]
         if self._ensemble == "logits":
@@ -115,14 +125,14 @@ class OutputPairs:
         return kinds[name][0] if name in kinds else told
 
 
-def _check_kind(loss: DistillationLoss | None, whose: str, kind: str | None) -> None:
+def _check_kind(loss: DistillationLoss | None, whose: str, kind: str | None, shape: tuple) -> None:
     if kind is None:
         raise ValueError(
             f"Whether the {whose} returns logits or probabilities can't be told from its last "
             f'layer. Pass `{whose}_output="logits"` or `{whose}_output="probabilities"`. '
             f"Received: {whose}_output='auto'"
         )
-    if kind == "probabilities" and not loss.shift_invariant:
+    if kind == "probabilities" and not loss.shift_invariant and shape[-1] != 1:
         raise ValueError(
             f"The loss '{loss.name}' compares logits, which can't be had from probabilities: "
             f"leave the softmax at the end of the {whose} out, or use `SoftTargets`. "
@@ -140,8 +150,13 @@ def _check_shapes(loss: DistillationLoss, name: str, own: tuple, theirs: tuple) 
             f"order. Received: '{name}' of the student with shape {own}, and the teacher's with "
             f"shape {theirs}"
         )
-    if own[-1] == 1:
+
+
+def _check_classes(loss: DistillationLoss, whose: str, shape: tuple) -> None:
+    if loss.compares_classes and shape[-1] == 1:
         raise ValueError(
-            f"The loss '{loss.name}' compares classes, and there is only one. Give both models an "
-            f"output for each class. Received: '{name}' of shape {own}"
+            f"The loss '{loss.name}' compares classes, and the one column of the {whose} may be "
+            f'the logit of two or a number of its own. Pass `{whose}_output="logits"` for the '
+            "former, and use `SquaredLogits` for the latter. "
+            f"Received: {whose}_output='auto', an output of shape {shape}"
         )

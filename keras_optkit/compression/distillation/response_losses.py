@@ -144,7 +144,9 @@ class DecoupledTargets(_Softened):
 
 @register
 class SquaredLogits(DistillationLoss):
-    """The mean squared difference of the logits. Both models must end in logits.
+    """The mean squared difference of the logits, or of the numbers that a regression returns.
+
+    Both models must end in logits, not in a softmax. A sigmoid of one column is turned into one.
 
     Args:
         weight: Float >= 0, multiplies this loss before all are summed.
@@ -162,6 +164,7 @@ class SquaredLogits(DistillationLoss):
     """
 
     shift_invariant = False
+    compares_classes = False
 
     def call(self, y_true, y_pred):
         return response.squared_error(y_true, y_pred)

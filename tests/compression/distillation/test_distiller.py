@@ -429,7 +429,59 @@ def test_a_moving_average_of_the_student_as_its_teacher(data, tmp_path):
     assert loaded.count_params() == student.count_params()
 
 
+def _one_column(activation, width, seed):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.layers.Dense(width, "tanh"), keras.layers.Dense(1, activation=activation)]
+    return keras.Sequential([keras.Input((6,)), *layers])
+
+
+def _distillation_loss(distiller, data):
+    distiller.compile("sgd", "mse", run_eagerly=True)
+    x, y = data[0], data[1] > 2
+    history = fit(distiller, (x, y.astype("float32")[:, None]), epochs=1, batch_size=32)
+    return history.history["distillation_loss"][0]
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_column_is_two_classes(data, activation):
+    """Against the divergence of two Bernoulli distributions, softened."""
+    student, teacher = _one_column(activation, 4, 0), _one_column(activation, 8, 1)
+
+    def odds(model):
+        values = np.float64(model.predict(data[0], verbose=0))
+        return np.log(values / (1 - values)) if activation else values
+
+    p, q = (1 / (1 + np.exp(-odds(model) / 2)) for model in (teacher, student))
+    expected = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    told = {} if activation else {"student_output": "logits", "teacher_output": "logits"}
+    found = _distillation_loss(Distiller(student, teacher, SoftTargets(2.0), **told), data)
+    assert found == pytest.approx(4 * expected.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_squared_differences_of_one_column(data, activation):
+    student, teacher = _one_column(activation, 4, 0), _one_column(activation, 8, 1)
+
+    def values(model):
+        values = np.float64(model.predict(data[0], verbose=0))
+        return np.log(values / (1 - values)) if activation else values
+
+    expected = np.square(values(student) - values(teacher)).mean()
+    found = _distillation_loss(Distiller(student, teacher, distillation.SquaredLogits()), data)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 # What is refused.
+
+
+def test_one_column_that_may_be_a_number_or_a_logit():
+    with pytest.raises(ValueError, match="use `SquaredLogits` for the latter. Received: student_o"):
+        Distiller(_one_column(None, 4, 0), _one_column(None, 8, 1))
+
+
+def test_sigmoids_of_several_columns():
+    with pytest.raises(ValueError, match="can't be told from its last layer"):
+        Distiller(net(activation="sigmoid"), net(activation="sigmoid", seed=1))
 
 
 def test_alpha_out_of_range(teacher):

@@ -6,7 +6,13 @@ import pytest
 from distillation_nets import assert_same, compile_args, net, vectors, weights
 
 from keras_optkit import callbacks, pruning, schedules
-from keras_optkit.distillation import Distiller, FeatureHint, SoftTargets
+from keras_optkit.distillation import (
+    Distiller,
+    FeatureHint,
+    MovingAverageTeacher,
+    SoftTargets,
+)
+from keras_optkit.stopping.resume import resume as resume_module
 
 
 def distiller(alpha=0.5, **changes):
@@ -58,6 +64,49 @@ def test_a_schedule_drives_the_learning_rate():
     assert_same(weights(model.student), weights(plain), rtol=0, atol=1e-6)
 
 
+class Interrupt(keras.callbacks.Callback):
+    """Breaks off a `fit` in the middle of its second epoch."""
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == (1, 1):
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["teacher", "moving average"])
+def test_resume_ends_as_the_whole_training(tmp_path, monkeypatch, moving):
+    """The projection, the moving average and the zeros go on as the student does."""
+    # What a new process does not know.
+    monkeypatch.setattr(resume_module, "_ENDED", {})
+
+    def train(*extra):
+        keras.utils.set_random_seed(3)
+        student = net(dropout=0.3)
+        teacher = MovingAverageTeacher(0.8) if moving else net(width=16, seed=7)
+        losses = [SoftTargets()] if moving else [SoftTargets(), FeatureHint("features")]
+        model = Distiller(student, teacher, losses)
+        model.compile(**compile_args())
+        pruner = callbacks.Pruning(pruning.ConstantSparsity(0.5, begin_step=1, frequency=1))
+        history = fit(model, callbacks=[pruner, *extra]).history
+        return [*weights(model), *weights(student)], history
+
+    expected, logs = train()
+    resume = {"every": "1step", "verbose": 0}
+    with pytest.raises(InterruptedError):
+        train(callbacks.Resume(tmp_path / "run", **resume), Interrupt())
+    found, resumed = train(callbacks.Resume(tmp_path / "run", **resume))
+    assert_same(found, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(resumed["distillation_loss"], logs["distillation_loss"], rtol=1e-5)
+
+
 @pytest.mark.backends("tensorflow", "jax")
 def test_several_steps_in_one_execution():
     single, several = distiller(), distiller(steps_per_execution=2)
@@ -67,7 +116,8 @@ def test_several_steps_in_one_execution():
 
 
 @pytest.mark.backends("tensorflow")
-def test_two_replicas_equal_one_device(mirrored):
+@pytest.mark.parametrize("moving", [False, True], ids=["teacher", "moving average"])
+def test_two_replicas_equal_one_device(mirrored, moving):
     """Without BatchNorm, whose statistics are of each replica."""
 
     def train():
@@ -79,7 +129,10 @@ def test_two_replicas_equal_one_device(mirrored):
             ]
             return keras.Sequential([keras.Input((6,)), *layers])
 
-        model = Distiller(make(8, 0), make(16, 1), [SoftTargets(), FeatureHint("features")])
+        if moving:
+            model = Distiller(make(8, 0), MovingAverageTeacher(0.8))
+        else:
+            model = Distiller(make(8, 0), make(16, 1), [SoftTargets(), FeatureHint("features")])
         model.compile(**compile_args(optimizer=keras.optimizers.SGD(0.1)))
         # The logs too: a loss that is summed over replicas would be twice as large.
         history = fit(model, sample_weight=np.linspace(0.5, 1.5, 32), shuffle=False).history
