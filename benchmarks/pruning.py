@@ -1,10 +1,11 @@
 """What pruning costs and keeps: a step, a refresh of the masks, accuracy; TF-MOT beside it.
 
 `step` sets seconds per step with `Pruning` over those without for a conv net and an MLP, masks
-refreshed every 100 steps; on TensorFlow TF-MOT's own ratio stands beside it, from tf_keras in a
-process of its own. `refresh` times one choice of masks for the 25 million weights of a ResNet50.
-Both take medians of what is measured in turn. `accuracy` trains a conv net on Fashion-MNIST, dense
-and at four sparsities, three seeds, and draws pruning_accuracy.png beside this file.
+refreshed every 100 steps, and the ratio of a second plain run, which is noise; on TensorFlow
+TF-MOT's own ratio stands beside it, from tf_keras in a process of its own. `refresh` times one
+choice of masks for the 25 million weights of a ResNet50. Both take medians of what is measured in
+turn. `accuracy` trains a conv net on Fashion-MNIST, dense and at four sparsities, three seeds, and
+draws pruning_accuracy.png beside this file.
 
 Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/pruning.py [step] [refresh] [accuracy]
     [--rounds N] [--data-dir FOLDER] [--epochs N] [--seeds N] [--images N]
@@ -54,28 +55,31 @@ def compiled(name: str) -> keras.Model:
 def step(rounds: int) -> None:
     """Prints the ratio of a pruned step to a plain one for each net."""
     theirs = tfmot("step", rounds) if BACKEND == "tensorflow" else {}
-    print("| net | plain | pruned | ratio | TF-MOT's plain | pruned | ratio |")
-    print("|---|---|---|---|---|---|---|")
+    print("| net | plain | pruned | ratio | plain again | TF-MOT's plain | pruned | ratio |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in NETS:
         x, y = data(name)
-        seconds = {False: [], True: []}
-        for _ in range(rounds):
-            for pruned, values in seconds.items():
+        seconds = {"plain": [], "pruned": [], "again": []}
+        for i in range(rounds):
+            # Each is first, second and last equally often.
+            turn = list(seconds)[i % 3 :] + list(seconds)[: i % 3]
+            for variant in turn:
                 times = Times()
                 callbacks = [times]
-                if pruned:
-                    schedule = PolynomialDecay(frequency=100, **ramp(STEPS * EPOCHS))
+                if variant == "pruned":
+                    schedule = PolynomialDecay(frequency=100, **ramp(STEPS[name] * EPOCHS))
                     callbacks = [Pruning(schedule), times]
                 compiled(name).fit(
                     x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=callbacks
                 )
-                values += times.seconds
-        pairs = [[statistics.median(seconds[pruned]) for pruned in (False, True)]]
-        pairs += [theirs[name]] if name in theirs else []
-        cells = [f"{1000 * a:.2f} ms | {1000 * b:.2f} ms | {b / a:.3f}" for a, b in pairs] or [
-            "- | - | -"
-        ]
-        print(f"| {name} | " + " | ".join(cells + ["- | - | -"] * (2 - len(cells))) + " |")
+                seconds[variant] += times.seconds
+        plain, pruned, again = map(statistics.median, seconds.values())
+        other = "- | - | -"
+        if name in theirs:
+            a, b = theirs[name]
+            other = f"{1000 * a:.2f} ms | {1000 * b:.2f} ms | {b / a:.3f}"
+        own = f"{1000 * plain:.2f} ms | {1000 * pruned:.2f} ms | {pruned / plain:.3f}"
+        print(f"| {name} | {own} | {again / plain:.3f} | {other} |", flush=True)
 
 
 def compile_for(function):
@@ -218,7 +222,7 @@ def main() -> None:
     """Runs the parts that are asked for; without any, `step` and `refresh`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="step|refresh|accuracy")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--data-dir", help="TFDS' folder that holds fashion_mnist")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)

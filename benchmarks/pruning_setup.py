@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-STEPS, BATCH, EPOCHS = 100, 32, 4
+BATCH, EPOCHS = 32, 4
+# In an epoch; the MLP's are several times shorter.
+STEPS = {"conv net": 100, "MLP": 500}
 
 
 def _conv_net(keras: Any) -> Any:
@@ -43,7 +45,7 @@ _SHAPES = {"conv net": (28, 28, 1), "MLP": (256,)}
 def data(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns an epoch of random inputs and labels for one of the nets."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(STEPS * BATCH, *_SHAPES[name])).astype("float32")
+    x = rng.normal(size=(STEPS[name] * BATCH, *_SHAPES[name])).astype("float32")
     return x, rng.integers(0, 10, len(x))
 
 

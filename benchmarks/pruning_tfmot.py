@@ -34,7 +34,7 @@ def compiled(name: str, pruned: bool):
     """Returns one of the nets, wrapped for pruning or not."""
     model = NETS[name](tf_keras)
     if pruned:
-        schedule = sparsity.PolynomialDecay(frequency=100, **ramp(STEPS * EPOCHS))
+        schedule = sparsity.PolynomialDecay(frequency=100, **ramp(STEPS[name] * EPOCHS))
         model = sparsity.prune_low_magnitude(model, pruning_schedule=schedule)
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, jit_compile=False)

@@ -30,29 +30,30 @@ def schedules_of(
         ValueError: If a key names none of the kernels, or a value is neither.
     """
     made = [(key, _schedule(key, value, schedule)) for key, value in targets.items()]
-    found: list[SparsitySchedule | None] = []
-    used = set()
-    for kernel in kernels:
-        fits = (i for i, (key, _) in enumerate(made) if _names(key, layers[id(kernel)], kernel))
-        # The path itself beats an expression that it happens to contain.
-        exact = [i for i, (key, _) in enumerate(made) if key == kernel.path]
-        chosen = exact[0] if exact else next(fits, None)
-        used.update(i for i, (key, _) in enumerate(made) if _names(key, layers[id(kernel)], kernel))
-        found.append(schedule if chosen is None else made[chosen][1])
-    for i, (key, _) in enumerate(made):
-        if i not in used:
+    # The path itself beats an expression, and of expressions the first one counts.
+    made.sort(key=lambda pair: pair[0] not in [kernel.path for kernel in kernels])
+    found = dict.fromkeys(map(id, kernels), schedule)
+    for key, own in reversed(made):
+        named = _named(key, kernels, layers)
+        if not named:
             hint = did_you_mean(key if isinstance(key, str) else "", [k.path for k in kernels])
             raise ValueError(
                 f"`targets` has a key that names none of the selected kernels. {hint} "
                 f"Received: {key!r}"
             )
-    return found
+        found.update((id(kernel), own) for kernel in named)
+    return [found[id(kernel)] for kernel in kernels]
 
 
-def _names(key: Any, layer: keras.layers.Layer, kernel: keras.Variable) -> bool:
-    if isinstance(key, str):
-        return key == kernel.path or re.search(key, kernel.path) is not None
-    return takes(key, layer, kernel)
+def _named(
+    key: Any, kernels: Sequence[keras.Variable], layers: dict[int, keras.layers.Layer]
+) -> list[keras.Variable]:
+    if not isinstance(key, str):
+        return [kernel for kernel in kernels if takes(key, layers[id(kernel)], kernel)]
+    found = [kernel for kernel in kernels if key == kernel.path]
+    found = found or [kernel for kernel in kernels if re.search(key, kernel.path)]
+    # A model that was loaded leaves its own name out of the paths.
+    return found or [kernel for kernel in kernels if key.endswith(f"/{kernel.path}")]
 
 
 def _schedule(key: Any, value: Any, schedule: SparsitySchedule) -> SparsitySchedule | None:

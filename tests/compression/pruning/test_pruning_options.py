@@ -69,6 +69,17 @@ def test_targets_of_single_layers(make_model, toy):
         assert zeros(model) == expected
 
 
+def test_targets_that_were_made_before_the_model_was_saved(make_model, toy, tmp_path):
+    """A model that is loaded leaves its own name out of the paths of its variables."""
+    model = make_model("adam")
+    targets = {model.layers[1].kernel.path: 0.25}
+    fit(model, toy)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    fit(loaded, toy, Pruning(OneShot(0.5), targets=targets))
+    assert zeros(loaded) == [0.5, 0.25]
+
+
 def test_a_criterion_of_ones_own(make_model, toy):
     model = make_model(keras.optimizers.SGD(0.0))
     before = kernels(model)
