@@ -94,9 +94,10 @@ print(pruning.sparsity(models["2:4"]))
 
 figure = Figure(figsize=(9, 5), layout="constrained")
 axes = figure.subplots()
-for (name, history), marker in zip(histories.items(), "osD^", strict=True):
+# Some of the lines are one: the first ones are drawn wide, so that all are seen.
+for (name, history), width in zip(histories.items(), (11, 7, 3, 2), strict=True):
     epochs = np.arange(1, args.epochs + 1)
-    axes.plot(epochs, 100 * np.array(history["sparsity"]), marker=marker, linewidth=2, label=name)
+    axes.plot(epochs, 100 * np.array(history["sparsity"]), linewidth=width, label=name)
 axes.set_xlabel("epoch", fontsize=16)
 axes.set_ylabel("zeros among what is pruned, %", fontsize=16)
 axes.tick_params(labelsize=14)
@@ -118,8 +119,8 @@ print(f"\nAfter one more epoch with keep_zeros: {pruning.sparsity(kept).sparsity
 # ordinary processor takes. The zeros are worth something where the file is compressed (an app
 # package, a download), and on hardware and kernels that skip 2:4 or blocks.
 
-for name in ("dense", "80 % of all", "2:4"):
-    export.to_litert(models[name], args.output / f"{name.replace(' ', '_')}.tflite")
+for name, file in {"dense": "dense", "80 % of all": "sparse", "2:4": "two_of_four"}.items():
+    export.to_litert(models[name], args.output / f"{file}.tflite")
 report = export.compare(
     {name: models[name] for name in ("dense", "80 % of all", "2:4")}, tuple(test)
 )
