@@ -95,7 +95,9 @@ def output_kinds(model: keras.Model, kind: str) -> dict[str, tuple[str | None, t
     # Whatever is not Sequential or Functional shows its outputs only when it runs.
     if not getattr(model, "outputs", None):
         return {}
-    structure = getattr(model, "_outputs_struct", None) or model.outputs
+    structure = getattr(model, "_outputs_struct", None)
+    # Of a Functional model with one output it is a tensor, which has no truth value.
+    structure = model.outputs if structure is None else structure
     return {
         name: (recognise(model, i) if kind == "auto" else kind, tuple(tensor.shape))
         for i, (name, tensor) in enumerate(named(model, structure).items())

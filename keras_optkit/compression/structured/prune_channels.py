@@ -137,7 +137,7 @@ def prune_channels(
         Fang et al., "DepGraph: Towards Any Structural Pruning", 2023, for groups of channels.
     """
     _check_arguments(target, of, allocation, multiple_of)
-    names = _names(keep, model)
+    names = layer_names(keep, model)
     graphs(model)  # What cannot be followed at all is told first.
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     arrays = _example(example, model)
@@ -187,7 +187,8 @@ def _check_arguments(target: Any, of: Any, allocation: Any, multiple_of: Any) ->
         )
 
 
-def _names(keep: Sequence[str | keras.layers.Layer], model: keras.Model) -> list[str]:
+def layer_names(keep: Sequence[str | keras.layers.Layer], model: keras.Model) -> list[str]:
+    """Returns the names of layers that were given by name or as they are."""
     known = [layer.name for layer in model._flatten_layers(include_self=False)]
     items = [keep] if isinstance(keep, (str, keras.layers.Layer)) else keep
     names = [item.name if isinstance(item, keras.layers.Layer) else item for item in items]
