@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_optkit.core.graph import rebuild
+
 # How far from the target, as a share of it, a measured ratio may be. Below that lies the noise of
 # most machines.
 TOLERANCE = 0.05
@@ -81,11 +83,24 @@ class LatencyMeter:
         from keras_optkit.compression.export.litert_converter import ConversionError, Job, convert
         from keras_optkit.compression.export.litert_model import LiteRTModel
 
-        contents = convert([Job(model) for model in models])
+        contents = convert([Job(self._sized(model)) for model in models])
         for content in contents:
             if isinstance(content, ConversionError):
                 raise content
         return [LiteRTModel.from_bytes(c).timed_call(1, 1, self._arrays) for c in contents]
+
+    def _sized(self, model: keras.Model) -> keras.Model:
+        """Returns a model whose inputs have the sizes of the arrays, where its own are open."""
+        from keras_optkit.compression.export.signature import input_specs, pack_inputs
+
+        specs = input_specs(model)
+        if not any(None in spec.shape[1:] for spec in specs):
+            return model
+        inputs = [
+            keras.Input(self._arrays[spec.name].shape[1:], dtype=spec.dtype, name=spec.name)
+            for spec in specs
+        ]
+        return keras.Model(inputs, rebuild(model)(pack_inputs(model, inputs)))
 
 
 def search(
@@ -111,9 +126,10 @@ def search(
     """
     found: dict[float, float] = {}
     low, high = (0.0, 1.0), None
-    share = guess
+    share, sides = guess, []
     while len(found) < attempts:
         change = measure(share)
+        sides.append(change.ratio < target)
         found[share] = change.ratio
         if abs(change.ratio - target) <= TOLERANCE * target:
             break
@@ -132,8 +148,10 @@ def search(
         if high is None:
             share = 1.0
             continue
-        # On the line between the two, but not so near to one that nothing new is learnt.
-        part = (low[1] - target) / (low[1] - high[1]) if low[1] > high[1] else 0.5
+        # On the line between the two, or halfway where that has missed on one side twice.
+        part = 0.5
+        if sides[-2:] != 2 * sides[-1:] and low[1] > high[1]:
+            part = (low[1] - target) / (low[1] - high[1])
         share = low[0] + min(max(part, 0.1), 0.9) * (high[0] - low[0])
     reached = [s for s, ratio in found.items() if ratio <= target * (1 + TOLERANCE)]
     return max(reached, key=found.get) if reached else min(found, key=found.get)
