@@ -40,19 +40,25 @@ def shrink(trace: Trace, gone: np.ndarray) -> keras.Model:
         # A layer that is shared is made once.
         return made.get(key)
 
-    return rebuild(trace.model, replace)
+    def input_shape(tensor: keras.KerasTensor) -> tuple | None:
+        flow = trace.inputs.get(id(tensor))
+        count = int(stays(flow.labels).sum()) if flow is not None else 0
+        if flow is None or count == len(flow.labels):
+            return None
+        return _with_channels(tensor.shape, flow.axis, count)
+
+    return rebuild(trace.model, replace, input_shape)
 
 
 def _opened(node: Node, trace: Trace, stays: Stays) -> keras.Model:
     """A residual block, whose config knows one width, as a model of its layers."""
     flow = trace.opened[id(node.operation)]
-    shape = list(node.inputs[0].shape)
-    shape[flow.axis] = int(stays(flow.labels).sum())
+    shape = _with_channels(node.inputs[0].shape, flow.axis, int(stays(flow.labels).sum()))
 
     def smaller(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         return _smaller(trace.resized[id(layer)], trace, stays, name=name)
 
-    return open_residual(node.operation, node.inputs[0], tuple(shape), smaller)
+    return open_residual(node.operation, node.inputs[0], shape, smaller)
 
 
 def _smaller(resized: Resized, trace: Trace, stays: Stays, **changes) -> keras.layers.Layer:
@@ -62,9 +68,7 @@ def _smaller(resized: Resized, trace: Trace, stays: Stays, **changes) -> keras.l
         # Without the shape that it was built for.
         changes["norm"] = copy_layer(layer.norm)
     new = copy_layer(layer, **changes)
-    shape = list(resized.shape)
-    shape[resized.axis] = int(stays(resized.labels).sum())
-    new.build(tuple(shape))
+    new.build(_with_channels(resized.shape, resized.axis, int(stays(resized.labels).sum())))
     for old_variable, variable in zip(layer.weights, new.weights, strict=True):
         value = keras.ops.convert_to_numpy(old_variable)
         weight = trace.weights.get(id(old_variable))
@@ -74,3 +78,7 @@ def _smaller(resized: Resized, trace: Trace, stays: Stays, **changes) -> keras.l
         variable.assign(np.array(value))
     new.trainable = layer.trainable
     return new
+
+
+def _with_channels(shape: tuple, axis: int, count: int) -> tuple:
+    return tuple(count if i == axis else size for i, size in enumerate(shape))

@@ -111,6 +111,8 @@ class Trace:
         self.resized: dict[int, Resized] = {}
         # By the id of a block, what it takes, where plain layers stand in for it.
         self.opened: dict[int, Flow] = {}
+        # By the id of an input of a model, what comes in there.
+        self.inputs: dict[int, Flow] = {}
         # By the name of the layer, why channels that it takes or makes stay.
         self.whole: dict[str, str] = {}
         self._rule_for = rule_for
@@ -130,7 +132,12 @@ class Trace:
 
     def run(self, model: keras.Model, inputs: list[Flow]) -> Any:
         """Lets labels flow through a model, and returns those of its outputs."""
-        return Graph(model).run(inputs, self._call)
+        graph = Graph(model)
+        for tensor, flow in zip(graph.inputs, inputs, strict=True):
+            known = self.inputs.setdefault(id(tensor), flow)
+            if known is not flow:
+                self.channels.tie(known.labels, flow.labels)
+        return graph.run(inputs, self._call)
 
     def keeps(self, layer: keras.layers.Layer) -> bool:
         """Returns whether the channels of a layer were asked to stay."""

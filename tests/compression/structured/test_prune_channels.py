@@ -77,6 +77,18 @@ def shared_and_nested():
     return keras.Model({"a": a, "b": b}, outputs)
 
 
+def nested_behind_channels():
+    """A model within one, called twice, that takes channels which may leave."""
+    inner = keras.Input((8, 8, 10))
+    z = layers.Conv2D(12, 3, padding="same", activation="relu", name="inner")(inner)
+    tail = keras.Model(inner, layers.Concatenate()([inner, layers.MaxPooling2D(1)(z)]))
+    x = keras.Input((8, 8, 3))
+    a = layers.Conv2D(10, 1, activation="relu")(x)
+    b = layers.Conv2D(10, 3, padding="same", activation="relu")(x)
+    y = layers.Add()([tail(a), tail(b)])
+    return keras.Model(x, layers.Dense(5)(layers.GlobalAveragePooling2D()(y)))
+
+
 def blocks():
     return keras.Sequential(
         [
@@ -117,6 +129,7 @@ MODELS = [
     inverted,
     grouped,
     shared_and_nested,
+    nested_behind_channels,
     blocks,
     residual_blocks,
     sequence,
