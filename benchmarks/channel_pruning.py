@@ -190,7 +190,7 @@ def main() -> None:
     """Trains, prints and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", required=True, help="TFDS' folder that holds fashion_mnist")
-    parser.add_argument("--images", type=int, default=10_000, help="to train on")
+    parser.add_argument("--images", type=int, default=8_000, help="to train on")
     parser.add_argument("--epochs", type=int, default=6, help="before channels leave")
     parser.add_argument("--tune", type=int, default=4, help="epochs afterwards, at least 2")
     parser.add_argument("--seeds", type=int, default=3)

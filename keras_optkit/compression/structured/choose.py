@@ -41,13 +41,18 @@ def chooser(
 
 
 def choose_counted(
-    plan: Plan, without: Callable[[float], np.ndarray], target: float, of: str
+    plan: Plan,
+    without: Callable[[float], np.ndarray],
+    scores: np.ndarray,
+    target: float,
+    of: str,
 ) -> np.ndarray:
     """Returns the fewest channels without which a count falls to a share of what it was.
 
     Args:
         plan: The plan of the model.
         without: What `chooser` returns.
+        scores: Array, how much each set of channels matters.
         target: Float in (0, 1).
         of: The name of a method of `Plan` that counts.
 
@@ -62,7 +67,15 @@ def choose_counted(
             f"`target` is below what can be reached: {math.ceil(1000 * least / whole) / 1000:g} of "
             f"the {of} stay when all channels leave that may. Received: target={target!r}"
         )
-    return without(_share(without, lambda gone: cost(gone) <= target * whole))
+    low, high = _shares(without, lambda gone: cost(gone) <= target * whole)
+    gone, most = without(low), without(high)
+    # Groups of one size would all lose a channel at once here; those go first that matter least.
+    steps = [roots[most[roots] & ~gone[roots]] for roots in (g.roots for g in plan.groups)]
+    for step in sorted((s for s in steps if s.size), key=lambda s: scores[s].mean()):
+        gone[step] = True
+        if cost(gone) <= target * whole:
+            break
+    return gone
 
 
 def choose_timed(
@@ -94,7 +107,7 @@ def choose_timed(
     # What is counted is a fair guess at what is timed.
     cost = plan.flops if plan.flops(np.zeros(plan.size, "bool")) else plan.parameters
     whole = cost(np.zeros(plan.size, "bool"))
-    guess = _share(without, lambda gone: cost(gone) <= target * whole)
+    _, guess = _shares(without, lambda gone: cost(gone) <= target * whole)
     gone = without(search(measure, target, guess))
     return gone, changes[gone.tobytes()]
 
@@ -111,10 +124,12 @@ def require_sizes(model: keras.Model, shapes: list[tuple], of: str) -> None:
         )
 
 
-def _share(without: Callable[[float], np.ndarray], reached: Callable[[np.ndarray], bool]) -> float:
-    """Returns the lowest share of channels with which a target is reached, 1 if there is none."""
+def _shares(
+    without: Callable[[float], np.ndarray], reached: Callable[[np.ndarray], bool]
+) -> tuple[float, float]:
+    """Returns two neighbouring shares of channels, of which the upper reaches a target, or is 1."""
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if reached(without(middle)) else (middle, high)
-    return high
+    return low, high

@@ -104,8 +104,8 @@ def prune_channels(
             one thread of this machine. That is measured: up to six candidates are converted and
             timed in turn with the original, until one is within 5 % of the target, and the report
             has the times and their noise. A busy machine gives another model.
-        allocation: `"uniform"`, each group of channels loses the same share, or `"global"`, those
-            leave that score least of all, but never more than 90 % of a group.
+        allocation: `"uniform"`, each group of channels loses the same share, to one channel; or
+            `"global"`, those leave that score least of all, but never more than 90 % of a group.
         multiple_of: Integer, what the number of channels that stay is a multiple of where a layer
             has that many. Hardware likes 8.
         keep: Names of layers, or layers, whose own channels stay.
@@ -161,7 +161,7 @@ def prune_channels(
     if of == "latency":
         gone, latency = choose_timed(plan, without, target, arrays)
     else:
-        gone = choose_counted(plan, without, target, of)
+        gone = choose_counted(plan, without, scores, target, of)
     new = shrink(trace, gone)
     return (new, _report(plan, gone, latency)) if return_report else new
 

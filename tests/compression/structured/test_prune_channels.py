@@ -218,6 +218,18 @@ def test_the_target_is_reached_and_not_by_much(allocation, of, target):
     assert small.count_params() == report.parameters[1]
 
 
+def test_groups_of_one_size_do_not_all_lose_a_channel_at_once():
+    x = y = keras.Input((8,))
+    for _ in range(12):
+        y = layers.Dense(8, "relu")(y)
+    model = keras.Model(x, layers.Dense(3)(y))
+    _, report = prune_channels(model, 0.5, return_report=True)
+    before, after = report.parameters
+    assert 0.47 < after / before <= 0.5
+    widths = [after for before, after in report.widths.values() if before == 8]
+    assert set(widths) == {5, 6}
+
+
 def test_a_share_of_channels():
     model = plain()
     _, report = prune_channels(model, 0.5, of="channels", return_report=True)
