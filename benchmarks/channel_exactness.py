@@ -67,7 +67,7 @@ def compare(name: str) -> str:
         f"{flops:.1%}",
         len(report.whole),
         f"{difference:.1e}",
-        f"{apart:.2f}",
+        f"{apart:.0e}",
     )
 
 
