@@ -62,18 +62,20 @@ def choose_counted(
     cost = getattr(plan, of)
     whole = cost(np.zeros(plan.size, "bool"))
     least = cost(without(1.0))
-    if least > target * whole:
+    # A share such as 1 - 0.55 is a hair below what was meant.
+    limit = (target + 1e-9) * whole
+    if least > limit:
         raise ValueError(
             f"`target` is below what can be reached: {math.ceil(1000 * least / whole) / 1000:g} of "
             f"the {of} stay when all channels leave that may. Received: target={target!r}"
         )
-    low, high = _shares(without, lambda gone: cost(gone) <= target * whole)
+    low, high = _shares(without, lambda gone: cost(gone) <= limit)
     gone, most = without(low), without(high)
     # Groups of one size would all lose a channel at once here; those go first that matter least.
     steps = [roots[most[roots] & ~gone[roots]] for roots in (g.roots for g in plan.groups)]
     for step in sorted((s for s in steps if s.size), key=lambda s: scores[s].mean()):
         gone[step] = True
-        if cost(gone) <= target * whole:
+        if cost(gone) <= limit:
             break
     return gone
 
