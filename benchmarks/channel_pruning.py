@@ -30,8 +30,8 @@ from keras_optkit.pruning import prune_channels
 from keras_optkit.schedules import CosineDecay
 
 HERE = pathlib.Path(__file__).parent
-BATCH = 64
-ORIGINAL, GRADUAL, DISTILLED = "original", "gradual, gamma, global", "l2, uniform, distilled"
+BATCH, RATE = 64, 3e-3
+ORIGINAL, GRADUAL, DISTILLED = "original", "gradual, gamma, global", "gamma, global, distilled"
 # What `prune_channels` gets for each way.
 WAYS = {
     "l2, uniform": {"criterion": "l2"},
@@ -39,7 +39,7 @@ WAYS = {
     "gamma, global": {"criterion": "gamma", "allocation": "global"},
     "taylor, global": {"criterion": "taylor", "allocation": "global"},
     GRADUAL: {"criterion": "gamma", "allocation": "global"},
-    DISTILLED: {"criterion": "l2"},
+    DISTILLED: {"criterion": "gamma", "allocation": "global"},
 }
 
 
@@ -102,7 +102,7 @@ def run(seed: int, data: dict, args: argparse.Namespace, results: dict[str, Resu
     keras.utils.set_random_seed(seed)
     start = compiled(network(args.width, args.blocks))
     first = start.get_weights()
-    fit(start, data, args.epochs, 3e-3)
+    fit(start, data, args.epochs, RATE)
     sample = data["x"][:1000], data["y"][:1000]
     for name, result in results.items():
         keras.utils.set_random_seed(seed)
@@ -110,7 +110,7 @@ def run(seed: int, data: dict, args: argparse.Namespace, results: dict[str, Resu
         flops, parameters = 1.0, 1.0
         model.set_weights(first if name == GRADUAL else start.get_weights())
         if name == GRADUAL:
-            fit(model, data, args.epochs, 3e-3, (GroupSparsity(args.strength, 0.3),))
+            fit(model, data, args.epochs, RATE, (GroupSparsity(args.strength, 0.3),))
         if name in WAYS:
             model, report = prune_channels(
                 compiled(model), 0.5, of="flops", data=sample, return_report=True, **WAYS[name]
@@ -120,7 +120,7 @@ def run(seed: int, data: dict, args: argparse.Namespace, results: dict[str, Resu
         trained = model
         if name == DISTILLED:
             trained = Distiller(model, start, SoftTargets(4.0), alpha=0.7)
-        fit(compiled(trained), data, args.tune, 1e-3)
+        fit(compiled(trained), data, args.tune, RATE)
         result.trained.append(score(model, data))
         result.flops.append(flops)
         result.parameters.append(parameters)
@@ -190,8 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", required=True, help="TFDS' folder that holds fashion_mnist")
     parser.add_argument("--images", type=int, default=6_000, help="to train on")
-    parser.add_argument("--epochs", type=int, default=6, help="before channels leave")
-    parser.add_argument("--tune", type=int, default=4, help="epochs afterwards")
+    parser.add_argument("--epochs", type=int, default=4, help="before channels leave")
+    parser.add_argument("--tune", type=int, default=6, help="epochs afterwards")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=8, help="channels of the first stage")
     parser.add_argument("--blocks", type=int, default=3, help="in each stage; 3 make ResNet-20")

@@ -54,9 +54,9 @@ def residual(trace: Trace, node: Node, flows: list[Flow]) -> list[Flow]:
         shortcut = _through(trace, block._shortcut, _linear_of(block._shortcut), x)
     for part in block._branch:
         x = _through(trace, part, _linear_of(part), x)
+        if trace.keeps(block):
+            trace.channels.freeze(x.labels, "it was asked for")
     trace.channels.tie(shortcut.labels, x.labels)
-    if trace.keeps(block):
-        trace.channels.freeze(x.labels, "it was asked for")
     trace.opened[id(block)] = flow
     return [Flow(shortcut.labels, x.axis, tuple(node.outputs[0].shape))]
 

@@ -376,7 +376,7 @@ def test_a_residual_block_becomes_plain_layers_of_its_name(tmp_path):
     block = small.get_layer("first")
     assert all(type(layer).__module__.startswith("keras.src") for layer in block.layers)
     # What is added to the kept block stays with it.
-    assert report.widths["kept/conv_2"] == (12, 12)
+    assert report.widths["kept/conv_1/conv"] == report.widths["kept/conv_2"] == (12, 12)
     assert report.widths["first/conv_2/conv"] == (12, 12)
     assert report.widths["first/conv_1/conv"][1] < 12
     images = np.ones((64, 8, 8, 3), "float32")
