@@ -181,7 +181,7 @@ def draw(results: dict[str, Result], path: pathlib.Path) -> None:
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=12)
         axes.grid(axis="x", alpha=0.3)
-        axes.legend(fontsize=12, loc="lower left")
+    figure.legend(fontsize=13, loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=100)
 
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=8, help="channels of the first stage")
     parser.add_argument("--blocks", type=int, default=3, help="in each stage; 3 make ResNet-20")
-    parser.add_argument("--strength", type=float, default=0.3, help="of GroupSparsity")
+    parser.add_argument("--strength", type=float, default=1.0, help="of GroupSparsity")
     parser.add_argument("--picture", type=pathlib.Path, default=HERE / "channel_pruning.png")
     args = parser.parse_args()
     data = fashion_mnist(args.data_dir, args.images)

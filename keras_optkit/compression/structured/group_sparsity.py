@@ -46,9 +46,11 @@ class GroupSparsity(OptkitCallback):
     and some epochs of training the result without this callback win back what the pull has cost.
 
     Args:
-        strength: Float > 0, the strength at its highest. Under Adam a strength of 1 holds the
-            balance with a gradient that always has one sign; 0.1 to 0.5 is a start. Under plain SGD
-            it is the factor of the penalty, 1e-5 to 1e-3.
+        strength: Float > 0, the strength at its highest. A channel that nothing holds goes from a
+            norm of 1 to zero when the learning rates of the updates times the strength add up to 1:
+            in 1,000 updates at a rate of 1e-3 and a strength of 1. Adam's own steps are at most
+            about the rate, so above 1 nothing holds against the pull; 0.1 to 1 is a start. Under
+            plain SGD it is the factor of the penalty, 1e-5 to 1e-3 in long trainings.
         duration: A duration (`"10ep"`, `"500step"`, a share of the run, or a number of updates),
             how long the strength grows. Defaults to 0.5.
         begin_step: A duration, when it begins to. Defaults to 0.

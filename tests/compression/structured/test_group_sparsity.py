@@ -6,7 +6,9 @@ import pytest
 from keras import layers, ops
 
 from keras_optkit.callbacks import GroupSparsity, LearningRate
-from keras_optkit.compression.structured.group_pull import pulled
+from keras_optkit.compression.structured.group_pull import members, pulled
+from keras_optkit.compression.structured.plan import Plan
+from keras_optkit.compression.structured.rules import trace_channels
 from keras_optkit.distillation import Distiller
 from keras_optkit.layers import ResidualBNBlock
 from keras_optkit.pruning import prune_channels
@@ -115,6 +117,20 @@ def test_each_update_is_followed_by_a_pull_that_grows(accumulation):
         if rest == 0:
             by_hand(reference, STRENGTH * min(max(update - 2, 0) / 4, 1), 0.02)
     assert_same_weights(model, reference)
+
+
+def test_a_norm_counts_only_where_all_goes_through_it():
+    x = keras.Input((6,))
+    normed = layers.Dense(8, name="normed")(x)
+    y = layers.Dropout(0.1)(layers.ReLU()(normed))
+    y = layers.BatchNormalization(name="norm")(y)
+    split = layers.Dense(8, name="split")(y)
+    y = layers.Add()([split, layers.BatchNormalization(name="beside")(split)])
+    model = keras.Model(x, layers.Dense(3)(y))
+    found, makers = members(Plan(trace_channels(model)))
+    paths = {member.variable.path for member in found}
+    assert paths == {"norm/gamma", "norm/beta", "split/kernel", "split/bias"}
+    assert makers.tolist() == [1] * 16
 
 
 def test_the_rate_is_that_of_the_schedule():
