@@ -87,7 +87,7 @@ print(f"\nAccuracy without half of the operations: {at_once:.1%}, and trained: {
 # learning rate: at a small rate, or in few epochs, nothing gets as far as zero.
 
 gradual = compiled(keras.models.load_model(args.output / "original.keras"), 5e-3)
-pull = callbacks.GroupSparsity(0.7, duration=0.3)
+pull = callbacks.GroupSparsity(1.0, duration=0.3)
 history = gradual.fit(*train, batch_size=32, epochs=args.epochs, verbose=0, callbacks=[pull])
 gone = history.history["group_sparsity"][-1]
 print(f"The gradual way: {gone:.0%} of the channels that may leave are zero")

@@ -58,7 +58,7 @@ class ChannelReport:
             timed = self.latency
             lines.append(
                 f"{timed.before_ms:.4g} -> {timed.after_ms:.4g} ms on LiteRT ({timed.ratio:.1%} "
-                f"stay, give or take {timed.noise:.1%}; {timed.runs} runs each, in turn)"
+                f"stay, give or take {timed.noise:.2%}; {timed.runs} runs each, in turn)"
             )
         lines += [f"- {name}: {a} -> {b} channels" for name, (a, b) in self.widths.items()]
         lines += [f"- {name} is kept whole: {reason}" for name, reason in self.whole.items()]
