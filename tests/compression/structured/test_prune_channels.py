@@ -337,6 +337,7 @@ def test_what_is_not_followed_is_kept_and_told():
     assert_equal(small, model, batch(model))
 
 
+@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize(
     "layer, reason",
     [
@@ -360,6 +361,7 @@ def test_what_mixes_channels_is_kept_whole_with_its_reason(layer, reason):
     assert report.widths["behind"][1] < 12
 
 
+@pytest.mark.backends("tensorflow", "torch")
 def test_a_residual_block_becomes_plain_layers_of_its_name(tmp_path):
     model = keras.Sequential(
         [
