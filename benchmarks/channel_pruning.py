@@ -101,6 +101,7 @@ def run(seed: int, data: dict, args: argparse.Namespace, results: dict[str, Resu
     """Trains the original and all ways from one seed, and adds what was measured."""
     keras.utils.set_random_seed(seed)
     start = compiled(network(args.width, args.blocks))
+    teacher = start
     first = start.get_weights()
     fit(start, data, args.epochs, RATE)
     sample = data["x"][:1000], data["y"][:1000]
