@@ -96,7 +96,6 @@ def output_kinds(model: keras.Model, kind: str) -> dict[str, tuple[str | None, t
     if not getattr(model, "outputs", None):
         return {}
     structure = getattr(model, "_outputs_struct", None)
-    # Of a Functional model with one output it is a tensor, which has no truth value.
     structure = model.outputs if structure is None else structure
     return {
         name: (recognise(model, i) if kind == "auto" else kind, tuple(tensor.shape))

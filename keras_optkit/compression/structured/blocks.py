@@ -123,7 +123,7 @@ def _through(trace: Trace, part: layers.Layer, named: layers.Layer, flow: Flow) 
         return made
     if named is linear:
         trace.add_resized(norm, made)
-    made.taken = 1
+    made.taken = 1  # By the norm, and by nothing else.
     return apply_norm(trace, norm, made)
 
 
