@@ -98,7 +98,7 @@ compiled(gradual, 1e-3).fit(*train, batch_size=32, epochs=args.epochs // 2, verb
 #
 # Half of the operations is not half of the time. With `of="latency"` candidates are converted and
 # timed beside the original, on this machine, until one takes the share that was asked for. LiteRT
-# computes channels in blocks, on many machines of 16: 20 take as long as 32.
+# computes channels in blocks, so a width of 20 may take far longer than one of 16: `multiple_of`.
 
 timed, report = pruning.prune_channels(
     original, 0.5, of="latency", multiple_of=16, example=test[0][:1], return_report=True
