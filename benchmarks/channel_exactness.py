@@ -46,7 +46,7 @@ def compare(name: str) -> str:
         weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None
     )
     images = np.random.default_rng(1).uniform(-1, 1, (4, size, size, 3)).astype("float32")
-    if name.startswith("EfficientNet"):
+    if name.startswith(("ConvNeXt", "EfficientNet")):
         images = (images + 1) * 127.5  # These rescale by themselves.
     randomize(model, images)
     small, report = prune_channels(
@@ -67,7 +67,7 @@ def compare(name: str) -> str:
         f"{flops:.1%}",
         len(report.whole),
         f"{difference:.1e}",
-        f"{apart:.2f}",
+        f"{apart:.0e}",
     )
 
 

@@ -1,6 +1,7 @@
 """Callbacks: objects for `model.fit(callbacks=[...])`."""
 
 from keras_optkit.compression.pruning.pruning import Pruning
+from keras_optkit.compression.structured.group_sparsity import GroupSparsity
 from keras_optkit.schedules.learning_rate import LearningRate
 from keras_optkit.schedules.reduce_on_plateau import ReduceOnPlateau
 from keras_optkit.stopping.early_stopping import EarlyStopping
@@ -12,6 +13,7 @@ from keras_optkit.stopping.weight_averaging import WeightAveraging
 
 __all__ = [
     "EarlyStopping",
+    "GroupSparsity",
     "LearningRate",
     "Pruning",
     "ReduceOnPlateau",

@@ -265,6 +265,12 @@ SETTINGS = [
         ],
     ),
     Setting(
+        "GroupSparsity",
+        lambda: [callbacks.GroupSparsity(0.3, "2ep", "1ep")],
+        lambda: [layers.ConvBNAct(6, 3)],
+        trained_before=True,
+    ),
+    Setting(
         "all together",
         lambda: [
             callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),

@@ -176,7 +176,9 @@ def copy_layer(layer: keras.layers.Layer, **changes) -> keras.layers.Layer:
 
 
 def rebuild(
-    model: keras.Model, replace: Callable[[Node], Sequence[Callable] | None] | None = None
+    model: keras.Model,
+    replace: Callable[[Node], Sequence[Callable] | None] | None = None,
+    input_shape: Callable[[keras.KerasTensor], tuple | None] | None = None,
 ) -> keras.Model:
     """Returns a new model of the same graph in which chosen calls are replaced.
 
@@ -193,6 +195,8 @@ def rebuild(
             the arguments of the call. The node's own operation in the list stands for its copy, as
             in `[node.operation, keras.layers.Dropout(0.5)]`. An empty list leaves the call out,
             and its first input goes through. New layers keep the weights that they were given.
+        input_shape: A function of an input of a model, also a nested one, that returns the shape
+            that it has in the new model, with the batch, or `None` where it stays.
 
     Raises:
         ValueError: If the model is not built or is subclassed, or a layer cannot be copied.
@@ -207,7 +211,7 @@ def rebuild(
     2
     """
     graphs(model)  # What cannot be followed is told before any work.
-    rebuilder = _Rebuilder(replace or (lambda node: None))
+    rebuilder = _Rebuilder(replace or (lambda node: None), input_shape or (lambda tensor: None))
     new = rebuilder.copy_of(model)
     rebuilder.carry_over()
     return new
@@ -216,8 +220,13 @@ def rebuild(
 class _Rebuilder:
     """The copies of what one model holds, each made once."""
 
-    def __init__(self, replace: Callable[[Node], Sequence[Callable] | None]):
+    def __init__(
+        self,
+        replace: Callable[[Node], Sequence[Callable] | None],
+        input_shape: Callable[[keras.KerasTensor], tuple | None],
+    ):
         self._replace = replace
+        self._input_shape = input_shape
         # By the id of the original, which is held too, so that no id is used twice.
         self._copies: dict[int, tuple[keras.Operation, keras.Operation]] = {}
 
@@ -243,7 +252,10 @@ class _Rebuilder:
         return _model_class(model)(structure, outputs, name=model.name)
 
     def _input(self, tensor: keras.KerasTensor) -> keras.KerasTensor:
-        new = self.copy_of(tensor._keras_history.operation).output
+        layer, shape = tensor._keras_history.operation, self._input_shape(tensor)
+        if shape is not None and id(layer) not in self._copies:
+            self._copies[id(layer)] = (layer, copy_layer(layer, batch_shape=shape))
+        new = self.copy_of(layer).output
         # The name that data in a dictionary is bound by; a layer's may differ.
         new.name = tensor.name
         return new

@@ -55,6 +55,8 @@ def random(seed: int | None) -> Score:
 def gamma(kernel: np.ndarray, weight: Weight) -> np.ndarray:
     """Scores by the absolute scale of the BatchNorm behind, and by `l2` where there is none.
 
+    A norm is behind where all that the weights make goes through it before it meets anything else.
+
     Args:
         kernel: Array of shape (channels, n), the weights that make each channel.
         weight: What is known of the variable that holds them.
@@ -65,9 +67,10 @@ def gamma(kernel: np.ndarray, weight: Weight) -> np.ndarray:
     Reference:
         Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", 2017.
     """
-    if weight.scale is None:
+    scales = [norm.gamma for norm in weight.norms if norm.gamma is not None]
+    if not scales:
         return l2(kernel)
-    return np.abs(keras.ops.convert_to_numpy(weight.scale))
+    return np.mean([np.abs(keras.ops.convert_to_numpy(scale)) for scale in scales], axis=0)
 
 
 def taylor(model: keras.Model, data: Any, weights: Iterable[Weight]) -> Score:

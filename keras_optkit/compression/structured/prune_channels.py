@@ -1,24 +1,28 @@
 """A smaller model: channels leave, with all that belongs to them."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_optkit.compression.structured.choose import (
+    choose_counted,
+    choose_timed,
+    chooser,
+    require_sizes,
+)
 from keras_optkit.compression.structured.criteria import get_criterion
-from keras_optkit.compression.structured.plan import Plan, choose_global, choose_uniform
+from keras_optkit.compression.structured.latency import LatencyChange
+from keras_optkit.compression.structured.plan import Plan
 from keras_optkit.compression.structured.rules import trace_channels
 from keras_optkit.compression.structured.shrink import shrink
+from keras_optkit.core.graph import graphs
 from keras_optkit.core.messages import did_you_mean
 
-# Under a global choice, the share of each group that stays however little it scores. A layer
-# without channels would cut the network in two.
-_LEAST = 0.1
-# What the share that stays is counted in, by the names of methods of `Plan`.
-_COSTS = ("parameters", "flops", "channels")
+# What the share that stays is of: the names of methods of `Plan`, or what is measured.
+_COSTS = ("parameters", "flops", "channels", "latency")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class ChannelReport:
         widths: Dictionary from each layer that makes channels to their number before and after.
         stayed: Dictionary from each such layer to the numbers of the channels that are left.
         whole: Dictionary from each layer that could not be followed to the reason.
+        latency: A `LatencyChange` with `of="latency"`, else `None`.
     """
 
     parameters: tuple[int, int]
@@ -39,6 +44,7 @@ class ChannelReport:
     widths: dict[str, tuple[int, int]]
     stayed: dict[str, list[int]]
     whole: dict[str, str]
+    latency: LatencyChange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as dictionaries, lists and numbers."""
@@ -48,6 +54,12 @@ class ChannelReport:
         lines = [_change("parameters", self.parameters)]
         if self.flops[0]:
             lines.append(_change("operations", self.flops))
+        if self.latency is not None:
+            timed = self.latency
+            lines.append(
+                f"{timed.before_ms:.4g} -> {timed.after_ms:.4g} ms on LiteRT ({timed.ratio:.1%} "
+                f"stay, give or take {timed.noise:.2%}; {timed.runs} runs each, in turn)"
+            )
         lines += [f"- {name}: {a} -> {b} channels" for name, (a, b) in self.widths.items()]
         lines += [f"- {name} is kept whole: {reason}" for name, reason in self.whole.items()]
         return "\n".join(lines)
@@ -62,6 +74,7 @@ def prune_channels(
     multiple_of: int = 1,
     keep: Sequence[str | keras.layers.Layer] = (),
     data: Any = None,
+    example: Any = None,
     seed: int | None = None,
     return_report: bool = False,
 ) -> keras.Model | tuple[keras.Model, ChannelReport]:
@@ -71,7 +84,8 @@ def prune_channels(
     flattened are followed through the graph, so that a channel leaves everywhere at once. What is
     left is an ordinary, smaller Keras model of the same layers with fewer channels. Where no
     operation mixes channels in an unknown way, that is exact: the smaller model computes what the
-    old one would with the weights on these channels set to zero.
+    old one would with the weights on these channels set to zero. A `ResidualBNBlock`, whose config
+    has one width, becomes a model of plain layers under its name.
 
     Outputs keep their channels. So does what cannot be followed; the report lists it with the
     reason. The accuracy drops, and is won back by training the new model for some epochs.
@@ -85,14 +99,20 @@ def prune_channels(
             `"random"`, or a function of an array of shape (channels, n) that returns one score for
             each channel. Channels that leave together have the mean of their scores.
         of: What `target` is a share of: `"parameters"`; `"flops"`, the multiplications and
-            additions of one prediction, which take an input of known size; or `"channels"`, of
-            those that may leave, where channels that are added to each other count once.
-        allocation: `"uniform"`, each group of channels loses the same share, or `"global"`, those
-            leave that score least of all, but never more than 90 % of a group.
+            additions of one prediction; `"channels"`, of those that may leave, where channels that
+            are added to each other count once; or `"latency"`, what one sample takes on LiteRT on
+            one thread of this machine. That is measured: up to six candidates are converted and
+            timed in turn with the original, until one is within 5 % of the target, and the report
+            has the times and their noise. A busy machine gives another model.
+        allocation: `"uniform"`, each group of channels loses the same share, to one channel; or
+            `"global"`, those leave that score least of all, but never more than 90 % of a group.
         multiple_of: Integer, what the number of channels that stay is a multiple of where a layer
             has that many. Hardware likes 8.
         keep: Names of layers, or layers, whose own channels stay.
         data: For `"taylor"`: a dataset of batches (inputs, targets), or a tuple of the two arrays.
+        example: For `"flops"` and `"latency"` where the size of the inputs is not known, and for
+            `"latency"` to run on in the place of random numbers: an array of one sample or more,
+            batch first; with several inputs a list, or a dictionary by their names.
         seed: Integer or `None`, for `"random"`.
         return_report: Boolean, whether a `ChannelReport` is returned too. Defaults to `False`.
 
@@ -102,8 +122,8 @@ def prune_channels(
 
     Raises:
         ValueError: If the model is not built or is subclassed, no channel may leave, an argument
-            is out of its range, or the target is below what can be reached; the message says what
-            can.
+            is out of its range, the size of an input is not known and is needed, the model cannot
+            be converted, or the target is below what can be reached; the message says what can.
 
     Example:
 
@@ -117,7 +137,15 @@ def prune_channels(
         Fang et al., "DepGraph: Towards Any Structural Pruning", 2023, for groups of channels.
     """
     _check_arguments(target, of, allocation, multiple_of)
-    trace = trace_channels(model, _names(keep, model))
+    names = layer_names(keep, model)
+    graphs(model)  # What cannot be followed at all is told first.
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    arrays = _example(example, model)
+    if arrays is not None:
+        shapes = [(None, *array.shape[1:]) for array in arrays.values()]
+    if of in ("flops", "latency"):
+        require_sizes(model, shapes, of)
+    trace = trace_channels(model, names, None if arrays is None else shapes)
     plan = Plan(trace)
     if not plan.groups:
         reasons = "; ".join(f"{name}: {why}" for name, why in trace.whole.items())
@@ -128,9 +156,14 @@ def prune_channels(
         )
     weights = list(trace.weights.values())
     scores = plan.scores(get_criterion(criterion, model, data, weights, seed))
-    gone = _choose(plan, scores, target, of, allocation, multiple_of)
+    without = chooser(plan, scores, allocation, multiple_of)
+    latency = None
+    if of == "latency":
+        gone, latency = choose_timed(plan, without, target, arrays)
+    else:
+        gone = choose_counted(plan, without, scores, target, of)
     new = shrink(trace, gone)
-    return (new, _report(plan, gone)) if return_report else new
+    return (new, _report(plan, gone, latency)) if return_report else new
 
 
 def _check_arguments(target: Any, of: Any, allocation: Any, multiple_of: Any) -> None:
@@ -154,7 +187,8 @@ def _check_arguments(target: Any, of: Any, allocation: Any, multiple_of: Any) ->
         )
 
 
-def _names(keep: Sequence[str | keras.layers.Layer], model: keras.Model) -> list[str]:
+def layer_names(keep: Sequence[str | keras.layers.Layer], model: keras.Model) -> list[str]:
+    """Returns the names of layers that were given by name or as they are."""
     known = [layer.name for layer in model._flatten_layers(include_self=False)]
     items = [keep] if isinstance(keep, (str, keras.layers.Layer)) else keep
     names = [item.name if isinstance(item, keras.layers.Layer) else item for item in items]
@@ -167,45 +201,15 @@ def _names(keep: Sequence[str | keras.layers.Layer], model: keras.Model) -> list
     return names
 
 
-def _choose(
-    plan: Plan, scores: np.ndarray, target: float, of: str, allocation: str, multiple_of: int
-) -> np.ndarray:
-    """Returns which sets of channels leave, as few as the target allows."""
-    cost = getattr(plan, of)
-    nothing = np.zeros(plan.size, "bool")
-    whole = cost(nothing)
-    if not whole:
-        shapes = [tuple(tensor.shape) for tensor in plan.trace.model.inputs]
-        raise ValueError(
-            "The operations of a model can be counted only if the size of its inputs is known. "
-            "Build it with `keras.Input(shape)` in full, or use `of='parameters'`. "
-            f"Received: of={of!r}, inputs of shape {shapes}"
-        )
+def _example(example: Any, model: keras.Model) -> dict[str, np.ndarray] | None:
+    if example is None:
+        return None
+    from keras_optkit.compression.export.signature import bind, input_specs
 
-    def without(share: float) -> np.ndarray:
-        if allocation == "uniform":
-            chosen = choose_uniform(plan.groups, scores, share, multiple_of)
-        else:
-            chosen = choose_global(plan.groups, scores, share, multiple_of, _LEAST)
-        gone = nothing.copy()
-        gone[np.concatenate(chosen)] = True
-        return gone
-
-    least = cost(without(1.0))
-    if least > target * whole:
-        raise ValueError(
-            f"`target` is below what can be reached: {math.ceil(1000 * least / whole) / 1000:g} of "
-            f"the {of} stay when all channels leave that may. Received: target={target!r}"
-        )
-    # The cost falls as the share grows; the lowest share that reaches the target is looked for.
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(without(middle)) <= target * whole else (middle, high)
-    return without(high)
+    return bind(example, input_specs(model), "example")
 
 
-def _report(plan: Plan, gone: np.ndarray) -> ChannelReport:
+def _report(plan: Plan, gone: np.ndarray, latency: LatencyChange | None) -> ChannelReport:
     nothing = np.zeros_like(gone)
     stayed, widths = {}, {}
     for name, roots in plan.made().items():
@@ -218,6 +222,7 @@ def _report(plan: Plan, gone: np.ndarray) -> ChannelReport:
         widths=widths,
         stayed=stayed,
         whole=dict(plan.trace.whole),
+        latency=latency,
     )
 
 

@@ -5,8 +5,12 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from keras_optkit.compression.structured.blocks import open_residual
 from keras_optkit.compression.structured.trace import Resized, Trace
 from keras_optkit.core.graph import Node, copy_layer, rebuild
+from keras_optkit.normalization.norm_act import NormAct
+
+Stays = Callable[[np.ndarray], np.ndarray]
 
 
 def shrink(trace: Trace, gone: np.ndarray) -> keras.Model:
@@ -18,7 +22,7 @@ def shrink(trace: Trace, gone: np.ndarray) -> keras.Model:
 
     Returns:
         A `keras.Model`, not compiled, in which each layer that loses channels is an ordinary layer
-        of the same kind and name with fewer of them.
+        of the same kind and name with fewer of them. A residual block is a model of that name.
     """
 
     def stays(labels: np.ndarray) -> np.ndarray:
@@ -27,25 +31,44 @@ def shrink(trace: Trace, gone: np.ndarray) -> keras.Model:
     made: dict[int, list[keras.layers.Layer]] = {}
 
     def replace(node: Node) -> list | None:
-        resized = trace.resized.get(id(node.operation))
-        if resized is None:
-            return None
+        key = id(node.operation)
+        if key not in made:
+            if key in trace.opened:
+                made[key] = [_opened(node, trace, stays)]
+            elif key in trace.resized:
+                made[key] = [_smaller(trace.resized[key], trace, stays)]
         # A layer that is shared is made once.
-        if id(node.operation) not in made:
-            made[id(node.operation)] = [_smaller(resized, trace, stays)]
-        return made[id(node.operation)]
+        return made.get(key)
 
-    return rebuild(trace.model, replace)
+    def input_shape(tensor: keras.KerasTensor) -> tuple | None:
+        flow = trace.inputs.get(id(tensor))
+        count = int(stays(flow.labels).sum()) if flow is not None else 0
+        if flow is None or count == len(flow.labels):
+            return None
+        return _with_channels(tensor.shape, flow.axis, count)
+
+    return rebuild(trace.model, replace, input_shape)
 
 
-def _smaller(
-    resized: Resized, trace: Trace, stays: Callable[[np.ndarray], np.ndarray]
-) -> keras.layers.Layer:
+def _opened(node: Node, trace: Trace, stays: Stays) -> keras.Model:
+    """A residual block, whose config knows one width, as a model of its layers."""
+    flow = trace.opened[id(node.operation)]
+    shape = _with_channels(node.inputs[0].shape, flow.axis, int(stays(flow.labels).sum()))
+
+    def smaller(layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
+        return _smaller(trace.resized[id(layer)], trace, stays, name=name)
+
+    return open_residual(node.operation, node.inputs[0], shape, smaller)
+
+
+def _smaller(resized: Resized, trace: Trace, stays: Stays, **changes) -> keras.layers.Layer:
     layer = resized.layer
-    new = copy_layer(layer, **resized.config(lambda labels: int(stays(labels).sum())))
-    shape = list(resized.shape)
-    shape[resized.axis] = int(stays(resized.labels).sum())
-    new.build(tuple(shape))
+    changes.update(resized.config(lambda labels: int(stays(labels).sum())))
+    if isinstance(layer, NormAct) and isinstance(layer.norm, keras.layers.Layer):
+        # Without the shape that it was built for.
+        changes["norm"] = copy_layer(layer.norm)
+    new = copy_layer(layer, **changes)
+    new.build(_with_channels(resized.shape, resized.axis, int(stays(resized.labels).sum())))
     for old_variable, variable in zip(layer.weights, new.weights, strict=True):
         value = keras.ops.convert_to_numpy(old_variable)
         weight = trace.weights.get(id(old_variable))
@@ -55,3 +78,7 @@ def _smaller(
         variable.assign(np.array(value))
     new.trainable = layer.trainable
     return new
+
+
+def _with_channels(shape: tuple, axis: int, count: int) -> tuple:
+    return tuple(count if i == axis else size for i, size in enumerate(shape))

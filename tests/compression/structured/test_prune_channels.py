@@ -6,7 +6,7 @@ from keras import layers
 
 from keras_optkit.compression.structured.prune_channels import prune_channels
 from keras_optkit.core.graph import rebuild
-from keras_optkit.normalization import ConvBNAct, DenseBNAct, SeparableConvBNAct
+from keras_optkit.normalization import ConvBNAct, DenseBNAct, ResidualBNBlock, SeparableConvBNAct
 
 
 def plain():
@@ -77,6 +77,18 @@ def shared_and_nested():
     return keras.Model({"a": a, "b": b}, outputs)
 
 
+def nested_behind_channels():
+    """A model within one, called twice, that takes channels which may leave."""
+    inner = keras.Input((8, 8, 10))
+    z = layers.Conv2D(12, 3, padding="same", activation="relu", name="inner")(inner)
+    tail = keras.Model(inner, layers.Concatenate()([inner, layers.MaxPooling2D(1)(z)]))
+    x = keras.Input((8, 8, 3))
+    a = layers.Conv2D(10, 1, activation="relu")(x)
+    b = layers.Conv2D(10, 3, padding="same", activation="relu")(x)
+    y = layers.Add()([tail(a), tail(b)])
+    return keras.Model(x, layers.Dense(5)(layers.GlobalAveragePooling2D()(y)))
+
+
 def blocks():
     return keras.Sequential(
         [
@@ -88,6 +100,18 @@ def blocks():
             layers.Dense(5),
         ]
     )
+
+
+def residual_blocks():
+    """Blocks of both versions, with and without a shortcut of their own, one called twice."""
+    x = keras.Input((8, 8, 3))
+    y = ConvBNAct(12, 3, padding="same", norm=layers.BatchNormalization())(x)
+    y = ResidualBNBlock(12, name="plain")(y)
+    y = ResidualBNBlock(16, strides=2, stochastic_depth=0.2, name="wider")(y)
+    again = ResidualBNBlock(4, version=2, bottleneck=True, name="again")
+    y = again(again(y))
+    y = ResidualBNBlock(20, version=2, activation="silu", norm=None, name="normless")(y)
+    return keras.Model(x, layers.Dense(5)(layers.GlobalAveragePooling2D()(y)))
 
 
 def sequence():
@@ -105,7 +129,9 @@ MODELS = [
     inverted,
     grouped,
     shared_and_nested,
+    nested_behind_channels,
     blocks,
+    residual_blocks,
     sequence,
 ]
 
@@ -190,6 +216,18 @@ def test_the_target_is_reached_and_not_by_much(allocation, of, target):
     before, after = getattr(report, of)
     assert 0.7 * target < after / before <= target
     assert small.count_params() == report.parameters[1]
+
+
+def test_groups_of_one_size_do_not_all_lose_a_channel_at_once():
+    x = y = keras.Input((8,))
+    for _ in range(12):
+        y = layers.Dense(8, "relu")(y)
+    model = keras.Model(x, layers.Dense(3)(y))
+    _, report = prune_channels(model, 0.5, return_report=True)
+    before, after = report.parameters
+    assert 0.47 < after / before <= 0.5
+    widths = [after for before, after in report.widths.values() if before == 8]
+    assert set(widths) == {5, 6}
 
 
 def test_a_share_of_channels():
@@ -297,6 +335,91 @@ def test_what_is_not_followed_is_kept_and_told():
     assert "Mixes is not followed" in str(report)
     set_to_zero(model, report.stayed)
     assert_equal(small, model, batch(model))
+
+
+@pytest.mark.backends("tensorflow", "torch")
+@pytest.mark.parametrize(
+    "layer, reason",
+    [
+        (lambda: layers.GroupNormalization(4, name="it"), "several channels"),
+        (lambda: layers.LayerNormalization(name="it"), "several channels"),
+        (lambda: layers.Dropout(0.5, noise_shape=(None, 1, 1, 8), name="it"), "noise_shape"),
+        (lambda: ResidualBNBlock(8, norm=layers.GroupNormalization(4), name="it"), "GroupNorm"),
+        (lambda: ResidualBNBlock(8, activation="softmax", name="it"), "softmax may mix"),
+        (lambda: ConvBNAct(8, 3, norm=layers.LayerNormalization(), name="it"), "LayerNorm"),
+    ],
+)
+def test_what_mixes_channels_is_kept_whole_with_its_reason(layer, reason):
+    x = keras.Input((8, 8, 3))
+    y = layers.Conv2D(8, 1, name="before")(x)
+    y = layers.Conv2D(12, 1, name="behind")(layer()(y))
+    model = keras.Model(x, layers.Dense(5)(layers.GlobalAveragePooling2D()(y)))
+    _, report = prune_channels(model, 0.9, return_report=True)
+    assert list(report.whole) == ["it"]
+    assert reason in report.whole["it"]
+    assert report.widths["before"] == (8, 8)
+    assert report.widths["behind"][1] < 12
+
+
+@pytest.mark.backends("tensorflow", "torch")
+def test_a_residual_block_becomes_plain_layers_of_its_name(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(12, 3),
+            ResidualBNBlock(12, stochastic_depth=0.5, seed=1, name="first"),
+            ResidualBNBlock(12, version=2, name="kept"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5),
+        ]
+    )
+    small, report = prune_channels(model, 0.6, keep="kept", return_report=True)
+    assert type(small) is keras.Sequential
+    block = small.get_layer("first")
+    assert all(type(layer).__module__.startswith("keras.src") for layer in block.layers)
+    # What is added to the kept block stays with it.
+    assert report.widths["kept/conv_1/conv"] == report.widths["kept/conv_2"] == (12, 12)
+    assert report.widths["first/conv_2/conv"] == (12, 12)
+    assert report.widths["first/conv_1/conv"][1] < 12
+    images = np.ones((64, 8, 8, 3), "float32")
+    drawn = keras.ops.convert_to_numpy(block(np.ones((64, 6, 6, 12), "float32"), training=True))
+    alone = drawn.reshape(64, -1).std(axis=0).max()
+    assert alone > 0  # Some samples skip the branch, so equal samples differ.
+    small.compile("adam", "mse")
+    small.fit(images, np.zeros((64, 5)), verbose=0)
+    small.save(tmp_path / "small.keras")
+    assert prune_channels(small, 0.5).count_params() <= 0.5 * small.count_params()
+
+
+def two_inputs_of_any_size():
+    a, b = keras.Input((None, None, 3), name="a"), keras.Input((None, 4), name="b")
+    y = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, name="image")(a))
+    z = layers.GlobalAveragePooling1D()(layers.Conv1D(6, 3, name="sound")(b))
+    return keras.Model([a, b], layers.Dense(5)(layers.Concatenate()([y, z])))
+
+
+@pytest.mark.parametrize("of", ["flops", "latency"])
+def test_inputs_of_unknown_size_need_an_example(of):
+    model = two_inputs_of_any_size()
+    with pytest.raises(ValueError) as error:
+        prune_channels(model, 0.5, of=of)
+    for part in ("Pass `example=`", "dictionary by name", "'a': (None, None, None, 3)"):
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match="`example` has no array for the input 'b'"):
+        prune_channels(model, 0.5, of=of, example={"a": np.zeros((1, 8, 8, 3))})
+
+
+def test_operations_are_counted_at_the_size_of_the_example():
+    model = two_inputs_of_any_size()
+    example = {"b": np.zeros((2, 20, 4)), "a": np.zeros((2, 8, 6, 3))}
+    small, report = prune_channels(
+        model, 0.5, of="flops", example=example, seed=1, return_report=True
+    )
+    assert report.flops[0] == 2 * (6 * 4 * 27 * 8 + 18 * 12 * 6 + 14 * 5)
+    assert report.flops[1] / report.flops[0] <= 0.5
+    assert small.inputs[0].shape == (None, None, None, 3)
+    outputs = small.predict([np.ones((2, 9, 9, 3)), np.ones((2, 5, 4))], verbose=0)
+    assert outputs.shape == (2, 5)
 
 
 def test_criteria_choose_what_they_say():
@@ -420,7 +543,7 @@ def test_models_of_which_nothing_can_leave():
     open_size = keras.Sequential(
         [keras.Input((None, None, 3)), layers.Conv2D(8, 3), layers.Conv2D(4, 3)]
     )
-    with pytest.raises(ValueError, match="size of its inputs is known"):
+    with pytest.raises(ValueError, match="Pass `example=`"):
         prune_channels(open_size, 0.5, of="flops")
     assert prune_channels(open_size, 0.6).count_params() < 0.6 * open_size.count_params()
     with pytest.raises(ValueError, match="not built"):
