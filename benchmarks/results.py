@@ -34,6 +34,7 @@ RUNS = [
     ),
     ("Distillation: accuracy", "tensorflow", "distillation.py accuracy --data-dir DATA"),
     ("Channel pruning: exactness", "tensorflow", "channel_exactness.py"),
+    ("Channel pruning: accuracy", "tensorflow", "channel_pruning.py --data-dir DATA"),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("What Resume costs", "tensorflow", "resume_kill.py --cost"),
     ("Augmentation, images per second", "tensorflow", "augmentation.py --seconds 1"),
