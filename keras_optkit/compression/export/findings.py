@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_optkit.compression.export.measure import mcnemar_p
+from keras_optkit.compression.export.measure import mcnemar_p, sign_test_p
 from keras_optkit.compression.export.report import FileStats, ModelStats
 
 # Two sizes count as the same where names and metadata alone may make the difference.
 _SAME = 0.02
+# One file that is loaded twice differs by as much, wherever its memory happens to lie.
+_SAME_LATENCY = 0.05
 # The usual level of significance.
 _LEVEL = 0.05
 
@@ -87,6 +89,45 @@ def about_accuracy(
 def _verdict(p: float, samples: int) -> str:
     test = f"exact McNemar test on {samples:,} samples, p = {p:.2g}"
     return f"within noise ({test})" if p >= _LEVEL else f"more than noise ({test})"
+
+
+def about_latency(
+    models: Mapping[str, ModelStats], times: Mapping[tuple[str, str], np.ndarray]
+) -> list[str]:
+    """Which differences in latency are within noise, between models and between files of one.
+
+    Args:
+        models: The models' numbers, the baseline first.
+        times: For a model's name and a file's kind the times of that file, in milliseconds, a round
+            of all files at each index.
+    """
+    base, *others = models
+    kinds = list(dict.fromkeys(kind for _, kind in times))
+    compared = [((base, kind), [(name, kind) for name in others]) for kind in kinds]
+    compared += [((name, kinds[0]), [(name, kind) for kind in kinds[1:]]) for name in models]
+    notes = []
+    for first, rest in compared:
+        rest = [key for key in rest if key in times]
+        if first in times and rest:
+            facts = [f"{_file(key)} {_latency_verdict(times[first], times[key])}" for key in rest]
+            median = np.median(times[first])
+            notes.append(
+                f"Latency against {_file(first)} ({median:.3g} ms), sign test over "
+                f"{len(times[first])} rounds: {'; '.join(facts)}."
+            )
+    return notes
+
+
+def _file(key: tuple[str, str]) -> str:
+    return f"the {key[1]} file of {key[0]!r}"
+
+
+def _latency_verdict(first: np.ndarray, second: np.ndarray) -> str:
+    ratio, p = np.median(second) / np.median(first), sign_test_p(first, second)
+    numbers = f"{ratio:.2f} times that, p = {p:.2g}"
+    if p >= _LEVEL or abs(ratio - 1) < _SAME_LATENCY:
+        return f"within noise ({numbers})"
+    return f"{'faster' if ratio < 1 else 'slower'} ({numbers})"
 
 
 def about_files(models: Mapping[str, ModelStats]) -> list[str]:
