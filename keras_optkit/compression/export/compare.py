@@ -140,9 +140,7 @@ def compare(
                 bytes=len(result),
                 gzip_bytes=gzip_size(result),
                 accuracy=Accuracy.of(correct[name][kind]),
-                latency=Latency.of(
-                    times[name, kind], threads, files[name, kind].fixed_batch or 1
-                ),
+                latency=Latency.of(times[name, kind], threads, files[name, kind].fixed_batch or 1),
                 float_operations=files[name, kind].float_operations,
             )
             if directory is not None:

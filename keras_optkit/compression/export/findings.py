@@ -12,7 +12,7 @@ from keras_optkit.compression.export.report import FileStats, ModelStats
 # Two sizes count as the same where names and metadata alone may make the difference.
 _SAME = 0.02
 # One file that is loaded twice differs by as much, wherever its memory happens to lie.
-_SAME_LATENCY = 0.05
+_SAME_LATENCY = 0.1
 # The usual level of significance.
 _LEVEL = 0.05
 
@@ -103,31 +103,30 @@ def about_latency(
     """
     base, *others = models
     kinds = list(dict.fromkeys(kind for _, kind in times))
-    compared = [((base, kind), [(name, kind) for name in others]) for kind in kinds]
-    compared += [((name, kinds[0]), [(name, kind) for kind in kinds[1:]]) for name in models]
     notes = []
-    for first, rest in compared:
-        rest = [key for key in rest if key in times]
-        if first in times and rest:
-            facts = [f"{_file(key)} {_latency_verdict(times[first], times[key])}" for key in rest]
-            median = np.median(times[first])
-            notes.append(
-                f"Latency against {_file(first)} ({median:.3g} ms), sign test over "
-                f"{len(times[first])} rounds: {'; '.join(facts)}."
-            )
+    for kind in kinds:
+        found = _latencies(times, (base, kind), {repr(name): (name, kind) for name in others})
+        if found:
+            notes.append(f"Latency of the {kind} files against that of {base!r} {found}.")
+    for name in models:
+        found = _latencies(times, (name, kinds[0]), {kind: (name, kind) for kind in kinds[1:]})
+        if found:
+            notes.append(f"Latency of the files of {name!r} against its {kinds[0]} one {found}.")
     return notes
 
 
-def _file(key: tuple[str, str]) -> str:
-    return f"the {key[1]} file of {key[0]!r}"
-
-
-def _latency_verdict(first: np.ndarray, second: np.ndarray) -> str:
-    ratio, p = np.median(second) / np.median(first), sign_test_p(first, second)
-    numbers = f"{ratio:.2f} times that, p = {p:.2g}"
-    if p >= _LEVEL or abs(ratio - 1) < _SAME_LATENCY:
-        return f"within noise ({numbers})"
-    return f"{'faster' if ratio < 1 else 'slower'} ({numbers})"
+def _latencies(times, first, others) -> str | None:
+    """Compares files with the first one, as a list of facts."""
+    others = {label: times[key] for label, key in others.items() if key in times}
+    if first not in times or not others:
+        return None
+    median, facts = np.median(times[first]), []
+    for label, other in others.items():
+        ratio, p = np.median(other) / median, sign_test_p(times[first], other)
+        same = p >= _LEVEL or abs(ratio - 1) < _SAME_LATENCY
+        verdict = "within noise" if same else "faster" if ratio < 1 else "slower"
+        facts.append(f"{label} {verdict} ({ratio:.2f} times, p = {p:.2g})")
+    return f"({median:.3g} ms): {'; '.join(facts)}"
 
 
 def about_files(models: Mapping[str, ModelStats]) -> list[str]:
@@ -168,6 +167,8 @@ def about_measurement(models: Mapping[str, ModelStats], calibrated_on_data: int)
         notes.append(
             f"Latency: {first.runs} runs of each file, the files in turn, batch "
             f"{first.batch_size}, {first.threads} thread(s), on this machine "
-            f"({platform.machine()}, {os.cpu_count()} cores); another gives other numbers."
+            f"({platform.machine()}, {os.cpu_count()} cores); another gives other numbers. A "
+            "difference counts as noise where the sign test over the rounds has p >= 0.05, or below "
+            f"{_SAME_LATENCY:.0%}, as two loads of one file may differ by that."
         )
     return notes
