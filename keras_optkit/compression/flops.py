@@ -84,7 +84,7 @@ class _Counter:
             if self._error is None:
                 self._error = _not_counted(layer, error)
                 self._error.__cause__ = error
-            raise self._error
+            raise self._error from self._error.__cause__
 
     def _count_layer(self, layer, args, kwargs) -> tuple[int, Any]:
         if type(layer).__module__.startswith("keras.src.layers.preprocessing"):

@@ -196,7 +196,7 @@ def test_leaves_the_model_as_it_was():
     kept = [set(vars(o)) for o in everything]
     values = [ops.convert_to_numpy(v).copy() for v in net.variables]
     seed = ops.convert_to_numpy(net.layers[-1].seed.state).copy()
-    number = layers.Add().name
+    name = layers.Add().name
     count_flops(net)
     assert [(len(o._inbound_nodes), len(o._outbound_nodes)) for o in everything] == notes
     assert [set(vars(o)) for o in everything] == kept
@@ -204,8 +204,12 @@ def test_leaves_the_model_as_it_was():
         np.testing.assert_array_equal(before, ops.convert_to_numpy(variable))
     np.testing.assert_array_equal(seed, ops.convert_to_numpy(net.layers[-1].seed.state))
     # The next name is the next one, as if nothing had been made in between.
-    assert int((layers.Add().name.split("_") + ["0"])[1]) == int((number.split("_") + ["0"])[1]) + 1
+    assert _number(layers.Add().name) == _number(name) + 1
     assert net.get_layer(attention.name).output is attention.output
+
+
+def _number(name):
+    return int(name.partition("_")[2] or 0)
 
 
 def test_sizes_that_the_model_leaves_open():

@@ -17,7 +17,7 @@ from keras_optkit.compression.export.litert import (
     representative_arrays,
     require_quantization,
 )
-from keras_optkit.compression.export.litert_converter import ConversionError
+from keras_optkit.compression.export.litert_converter import CALIBRATED, ConversionError
 from keras_optkit.compression.export.litert_model import LiteRTModel
 from keras_optkit.compression.export.measure import (
     Accuracy,
@@ -155,7 +155,7 @@ def compare(
             flops=None if isinstance(flops[name], ValueError) else flops[name],
         )
     calibrated = 0
-    if representative_data is None and "int8" in kinds:
+    if representative_data is None and any(kind in CALIBRATED for kind in kinds):
         calibrated = min(len(labels), MAX_REPRESENTATIVE)
     notes = [
         *findings.about_zeros(stats),

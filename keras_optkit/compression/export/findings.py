@@ -104,6 +104,8 @@ def about_latency(
     base, *others = models
     kinds = list(dict.fromkeys(kind for _, kind in times))
     notes = []
+    if not kinds:
+        return notes
     for kind in kinds:
         found = _latencies(times, (base, kind), {repr(name): (name, kind) for name in others})
         if found:
@@ -136,7 +138,7 @@ def about_files(models: Mapping[str, ModelStats]) -> list[str]:
         for kind, file in stats.files.items():
             if file.error is not None:
                 notes.append(f"No {kind} .tflite of {name!r}: {file.error}")
-            elif kind == "int8" and file.float_operations:
+            elif kind.startswith("int8") and file.float_operations:
                 notes.append(
                     f"In the int8 .tflite of {name!r} these operations stay in float32: "
                     f"{', '.join(file.float_operations)}."
@@ -168,7 +170,7 @@ def about_measurement(models: Mapping[str, ModelStats], calibrated_on_data: int)
             f"Latency: {first.runs} runs of each file, the files in turn, batch "
             f"{first.batch_size}, {first.threads} thread(s), on this machine "
             f"({platform.machine()}, {os.cpu_count()} cores); another gives other numbers. A "
-            "difference counts as noise where the sign test over the rounds has p >= 0.05, or below "
-            f"{_SAME_LATENCY:.0%}, as two loads of one file may differ by that."
+            "difference counts as noise where the sign test over the rounds has p >= 0.05, and "
+            f"below {_SAME_LATENCY:.0%}, as two loads of one file may differ by that."
         )
     return notes

@@ -16,8 +16,15 @@ from keras_optkit.compression.export.agreement import (
 )
 from keras_optkit.compression.export.files import require_writable, write_atomically
 from keras_optkit.compression.export.full_precision import half_precision
-from keras_optkit.compression.export.litert_converter import MODES, ConversionError, Job, convert
-from keras_optkit.compression.export.litert_model import LiteRTModel
+from keras_optkit.compression.export.litert_converter import (
+    CALIBRATED,
+    MODES,
+    ConversionError,
+    Job,
+    convert,
+)
+from keras_optkit.compression.export.litert_model import LiteRTModel, float_calls
+from keras_optkit.compression.export.places import with_places
 from keras_optkit.compression.export.signature import (
     bind,
     input_specs,
@@ -42,9 +49,10 @@ def to_litert(
     """Writes a Keras model as a `.tflite` file, after checking that the two agree.
 
     The file is the model in inference: augmentation, dropout and noise layers are gone. Its inputs
-    and outputs have the model's names and order, and floats go in and out in every mode. It runs
-    with any batch size, unless the model itself has a fixed one. A model in mixed precision is
-    written in float32. A weight that is zero is zero in the file.
+    and outputs have the model's names and order. `LiteRTModel` takes and returns floats in every
+    mode; the modes below say what another program must give and gets. The file runs with any batch
+    size, unless the model itself has a fixed one. A model in mixed precision is written in float32.
+    A weight that is zero is zero in the file.
 
     The converted file runs on `representative_data`, else on random inputs, first with one sample,
     then with the rest, and is compared with `model(x, training=False)`. Where they differ by more
@@ -66,16 +74,21 @@ def to_litert(
             - `"int8"`: weights and activations in int8, with float32 inputs and outputs. An
                 operation without an int8 kernel stays in float32:
                 `LiteRTModel.float_operations` lists them.
-        representative_data: Inputs as the model will see them, for `"int8"` to measure the ranges
-            of activations on and for the check: an array, a list or dictionary of arrays for
-            several inputs, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, with or
+            - `"int8_full"`: the same with int8 inputs and outputs too, for hardware that knows
+                integers only: a program of your own must quantize what goes in and dequantize what
+                comes out, by the scale and zero point in the file, as `LiteRTModel` does. Inputs
+                that are integers, such as an embedding's, stay as they are. A model with an
+                operation that has no int8 kernel is refused, and the operation named.
+        representative_data: Inputs as the model will see them, for the int8 modes to measure the
+            ranges of activations on and for the check: an array, a list or dictionary of arrays
+            for several inputs, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, with or
             without labels. The first 500 samples are used.
         tolerance: Float, the largest relative error accepted: root mean square of the difference
             over that of the outputs (over their deviation from their mean where
             `representative_data` is given). `None` takes that of the mode: 1e-4 for float32, 1e-2
-            for `"float16"`, 0.1 for `"dynamic"`, 0.3 for `"int8"`; `agreement.TOLERANCES` gives
-            the reasons. A model in mixed precision gets 0.02 (float16) or 0.1 (bfloat16) more for
-            its own rounding.
+            for `"float16"`, 0.1 for `"dynamic"`, 0.3 for both int8 modes; `agreement.TOLERANCES`
+            gives the reasons. A model in mixed precision gets 0.02 (float16) or 0.1 (bfloat16) more
+            for its own rounding.
 
     Returns:
         A `LiteRTModel` of the file.
@@ -134,7 +147,8 @@ def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionErr
         for r in requests
     ]
     jobs = [
-        Job(r.model, r.quantization, r.data if r.quantization == "int8" else None) for r in requests
+        Job(r.model, r.quantization, r.data if r.quantization in CALIBRATED else None)
+        for r in requests
     ]
     results: list[bytes | ConversionError] = []
     for request, data, content in zip(requests, samples, convert(jobs), strict=True):
@@ -150,6 +164,12 @@ def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionErr
 def _check(content: bytes, request: Request, data: dict[str, np.ndarray]) -> None:
     model = request.model
     received = f"Received: model={model!r}, quantization={request.quantization!r}"
+    if request.quantization == "int8_full" and (floats := float_calls(content)):
+        raise ConversionError(
+            f"LiteRT has no int8 kernel for: {with_places(model, floats)}, so the file would not "
+            "be integer throughout; no file was written. Write that part of the model with other "
+            f"operations, or use `quantization='int8'`, which leaves it in float32. {received}"
+        )
     expected = _keras_outputs(model, data)
     try:
         actual = _litert_outputs(LiteRTModel.from_bytes(content), data)
@@ -208,13 +228,13 @@ def representative_arrays(
     """Returns representative data as arrays by input name, or `None` where none are given.
 
     Raises:
-        ValueError: If there are none and `"int8"` needs them, or they do not fit the model.
+        ValueError: If there are none and an int8 mode needs them, or they do not fit the model.
     """
     if data is None:
-        if quantization == "int8":
+        if quantization in CALIBRATED:
             raise ValueError(
-                "`quantization='int8'` needs `representative_data`: some hundred inputs as the "
-                "model will see them, on which the ranges of its activations are measured. "
+                f"`quantization={quantization!r}` needs `representative_data`: some hundred inputs "
+                "as the model will see them, on which the ranges of its activations are measured. "
                 "Received: representative_data=None"
             )
         return None
@@ -241,7 +261,7 @@ def require_quantization(quantization: Any, name: str = "quantization") -> None:
         return
     hint = did_you_mean(str(quantization), [mode for mode in MODES if mode is not None])
     raise ValueError(
-        f"`{name}` must be None (float32), 'float16', 'dynamic' or 'int8'. {hint} "
+        f"`{name}` must be None (float32), 'float16', 'dynamic', 'int8' or 'int8_full'. {hint} "
         f"Received: {name}={quantization!r}"
     )
 

@@ -17,11 +17,13 @@ import keras
 import numpy as np
 
 from keras_optkit.compression.export.full_precision import in_float32, own_classes
+from keras_optkit.compression.export.places import with_places
 from keras_optkit.compression.export.quiet import quiet
 from keras_optkit.compression.export.signature import input_specs, output_specs, pack_inputs
 from keras_optkit.compression.export.traced import to_bytes
 
-MODES = (None, "float16", "dynamic", "int8")
+MODES = (None, "float16", "dynamic", "int8", "int8_full")
+CALIBRATED = ("int8", "int8_full")
 _WORKER = "keras_optkit.compression.export.litert_worker"
 
 
@@ -36,7 +38,7 @@ class Job:
     Args:
         model: A built Sequential or Functional model.
         quantization: One of `MODES`.
-        calibration: For `"int8"`, arrays by input name that the ranges are measured on.
+        calibration: Arrays by input name that the ranges of a mode in `CALIBRATED` are measured on.
     """
 
     model: keras.Model
@@ -89,9 +91,11 @@ def _convert(job: Job) -> bytes:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if job.quantization == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if job.quantization == "int8":
+        if job.quantization in CALIBRATED:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = calibration
+        if job.quantization == "int8_full":
+            converter.inference_input_type = converter.inference_output_type = tf.int8
 
     def call(tensors):
         return model(pack_inputs(model, tensors), training=False)
@@ -114,8 +118,10 @@ def _explain(error: Exception, job: Job) -> str:
             f"a fixed batch size (`keras.Input(batch_shape=...)`). {received}"
         )
     if operations:
+        calls = getattr(error, "operations", {})
+        places = with_places(job.model, {kind: calls.get(kind, []) for kind in operations})
         return (
-            f"LiteRT has no kernel for: {', '.join(operations)}. Write that part of the model with "
+            f"LiteRT has no kernel for: {places}. Write that part of the model with "
             f"other operations, or leave it out of the exported model. {received}"
         )
     return f"TensorFlow's converter refused the model: {first_line(error)} {received}"
