@@ -11,8 +11,8 @@ from keras_optkit.compression.export.report import FileStats, ModelStats
 
 # Two sizes count as the same where names and metadata alone may make the difference.
 _SAME = 0.02
-# One file that is loaded twice differs by as much, wherever its memory happens to lie.
-_SAME_LATENCY = 0.1
+# Files that are so alike may change places in another process, wherever their memory lies.
+_SAME_LATENCY = 0.05
 # The usual level of significance.
 _LEVEL = 0.05
 
@@ -170,7 +170,7 @@ def about_measurement(models: Mapping[str, ModelStats], calibrated_on_data: int)
             f"Latency: {first.runs} runs of each file, the files in turn, batch "
             f"{first.batch_size}, {first.threads} thread(s), on this machine "
             f"({platform.machine()}, {os.cpu_count()} cores); another gives other numbers. A "
-            "difference counts as noise where the sign test over the rounds has p >= 0.05, and "
-            f"below {_SAME_LATENCY:.0%}, as two loads of one file may differ by that."
+            "difference counts as noise where the sign test over the rounds has p >= 0.05, "
+            f"and below {_SAME_LATENCY:.0%}, where another process may turn it around."
         )
     return notes

@@ -223,6 +223,15 @@ def float_calls(content: bytes) -> dict[str, list[str]]:
     return found
 
 
+def has_sparse_weights(content: bytes) -> bool:
+    """Tells whether a `.tflite` file holds a tensor without its zeros."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = schema.Model.GetRootAs(content, 0)
+    graphs = [file.Subgraphs(i) for i in range(file.SubgraphsLength())]
+    return any(g.Tensors(i).Sparsity() for g in graphs for i in range(g.TensorsLength()))
+
+
 class _Session:
     """One interpreter: data in by name, quantized where the file wants it, and out by name."""
 

@@ -11,7 +11,7 @@ from keras_optkit.compression.export.litert import Request, convert_and_check
 from keras_optkit.compression.export.litert_model import LiteRTModel
 from keras_optkit.compression.export.signature import input_specs
 
-MODES = (None, "float16", "dynamic", "int8")
+MODES = (None, "sparse", "float16", "dynamic", "int8")
 
 
 def randomize(model, seed=0):
@@ -103,6 +103,23 @@ def half_net():
     return randomize(keras.Model(inputs, layers.Dense(3, dtype=half)(x)))
 
 
+def norm_first_net():
+    """BatchNorms in front of convolutions, as in residual nets of the second kind."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="x"),
+            *(
+                layer
+                for _ in range(2)
+                for layer in (layers.BatchNormalization(), layers.Conv2D(8, 3))
+            ),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    return randomize(model)
+
+
 def float_net():
     """A net with an activation that has no int8 kernel."""
     dense = [layers.Dense(8), layers.ELU(name="mine"), layers.Dense(3)]
@@ -144,6 +161,7 @@ def refused():
     return {
         "operation": Request(keras.Model(inputs, keras.ops.erfinv(inputs)), None, None),
         "layer": Request(keras.Sequential([inputs, InverseError(name="odd")]), None, None),
+        "dense": Request(conv_net(), "sparse", None),
         "float": Request(float_net(), "int8_full", sample(float_net())),
         "noise": Request(keras.Sequential([inputs, FrozenNoise()]), None, None),
         "batch": Request(keras.Sequential([inputs, CentredBatch()]), None, None),
@@ -164,6 +182,7 @@ def converted_nets():
         "augmented": (augmented_net(), (None, "int8")),
         "adapted": (adapted_net(), (None,)),
         "half": (half_net(), (None,)),
+        "before": (norm_first_net(), (None, "int8")),
     }
     found = {name: Converted(model, sample(model)) for name, (model, _) in nets.items()}
     plan = [(name, mode) for name, (_, modes) in nets.items() for mode in modes]
