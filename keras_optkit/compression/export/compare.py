@@ -8,16 +8,16 @@ import keras
 import numpy as np
 
 from keras_optkit.compression.export import datasets, findings
+from keras_optkit.compression.export.check import ConversionError, Request
 from keras_optkit.compression.export.files import write_atomically
 from keras_optkit.compression.export.keras_file import keras_file
 from keras_optkit.compression.export.litert import (
     MAX_REPRESENTATIVE,
-    Request,
     convert_and_check,
     representative_arrays,
     require_quantization,
 )
-from keras_optkit.compression.export.litert_converter import CALIBRATED, ConversionError
+from keras_optkit.compression.export.litert_converter import CALIBRATED
 from keras_optkit.compression.export.litert_model import LiteRTModel
 from keras_optkit.compression.export.measure import (
     Accuracy,

@@ -2,24 +2,22 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_optkit.compression.export import datasets
-from keras_optkit.compression.export.agreement import (
-    HALF_PRECISION_ROOM,
-    TOLERANCES,
-    relative_error,
+from keras_optkit.compression.export.check import (
+    ConversionError,
+    Request,
+    require_agreement,
+    require_tolerance,
 )
 from keras_optkit.compression.export.files import require_writable, write_atomically
-from keras_optkit.compression.export.full_precision import half_precision
 from keras_optkit.compression.export.litert_converter import (
     CALIBRATED,
     MODES,
-    ConversionError,
     Job,
     convert,
 )
@@ -32,15 +30,12 @@ from keras_optkit.compression.export.places import with_places
 from keras_optkit.compression.export.signature import (
     bind,
     input_specs,
-    pack_inputs,
-    random_inputs,
     require_exportable,
 )
 from keras_optkit.core.messages import did_you_mean
 
 # TensorFlow's guide to post-training quantization asks for 100 to 500 samples.
 MAX_REPRESENTATIVE = 500
-_RANDOM_SAMPLES = 8
 
 
 def to_litert(
@@ -127,23 +122,6 @@ def to_litert(
     return LiteRTModel(path)
 
 
-@dataclass(frozen=True)
-class Request:
-    """A checked conversion that is asked for.
-
-    Args:
-        model: The model.
-        quantization: One of `MODES`.
-        data: Representative arrays by input name, or `None`.
-        tolerance: Float, or `None` for that of the mode.
-    """
-
-    model: keras.Model
-    quantization: str | None
-    data: dict[str, np.ndarray] | None
-    tolerance: float | None = None
-
-
 def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionError]:
     """Converts models and compares each file with its model.
 
@@ -153,26 +131,24 @@ def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionErr
     Raises:
         ValueError: If a model needs data for the check and has none; before any work.
     """
-    samples = [
-        random_inputs(input_specs(r.model), _RANDOM_SAMPLES) if r.data is None else r.data
-        for r in requests
-    ]
+    for request in requests:
+        request.samples()
     jobs = [
         Job(r.model, r.quantization, r.data if r.quantization in CALIBRATED else None)
         for r in requests
     ]
     results: list[bytes | ConversionError] = []
-    for request, data, content in zip(requests, samples, convert(jobs), strict=True):
+    for request, content in zip(requests, convert(jobs), strict=True):
         if not isinstance(content, ConversionError):
             try:
-                _check(content, request, data)
+                _check(content, request)
             except ConversionError as error:
                 content = error
         results.append(content)
     return results
 
 
-def _check(content: bytes, request: Request, data: dict[str, np.ndarray]) -> None:
+def _check(content: bytes, request: Request) -> None:
     model = request.model
     received = f"Received: model={model!r}, quantization={request.quantization!r}"
     if request.quantization == "sparse" and not has_sparse_weights(content):
@@ -187,44 +163,8 @@ def _check(content: bytes, request: Request, data: dict[str, np.ndarray]) -> Non
             "be integer throughout; no file was written. Write that part of the model with other "
             f"operations, or use `quantization='int8'`, which leaves it in float32. {received}"
         )
-    expected = _keras_outputs(model, data)
-    try:
-        actual = _litert_outputs(LiteRTModel.from_bytes(content), data)
-    except (ValueError, RuntimeError) as error:
-        raise ConversionError(
-            f"The converted file does not run on the LiteRT interpreter: {error}. {received}"
-        ) from error
-    tolerance = request.tolerance
-    if tolerance is None:
-        tolerance = TOLERANCES[request.quantization]
-        tolerance += HALF_PRECISION_ROOM.get(half_precision(model), 0.0)
-    error = relative_error(expected, actual, centred=request.data is not None)
-    if not error <= tolerance:
-        where = "representative data" if request.data is not None else "random inputs"
-        hint = (
-            "Random inputs may be none the model knows; give `representative_data`. "
-            if request.data is None
-            else ""
-        )
-        if request.quantization is not None:
-            hint += "A finer `quantization` keeps more. "
-        raise ConversionError(
-            f"The converted file does not agree with the Keras model on {where}: relative error "
-            f"{error:.3g}, tolerance {tolerance:.3g}; no file was written. {hint}A layer that "
-            "draws random numbers in inference or reads Python state makes another graph than "
-            f"it computes. {received}"
-        )
-
-
-def _keras_outputs(model: keras.Model, data: dict[str, np.ndarray]) -> list[np.ndarray]:
-    size = input_specs(model)[0].shape[0] or 32
-    samples = len(next(iter(data.values())))
-    parts = []
-    for start in range(0, samples, size):
-        batch = [array[start : start + size] for array in data.values()]
-        outputs = model(pack_inputs(model, batch), training=False)
-        parts.append([keras.ops.convert_to_numpy(t) for t in keras.tree.flatten(outputs)])
-    return [np.concatenate(part).astype("float64") for part in zip(*parts, strict=True)]
+    run = lambda data: _litert_outputs(LiteRTModel.from_bytes(content), data)  # noqa: E731
+    require_agreement(request, run, "the LiteRT interpreter", received)
 
 
 def _litert_outputs(lite: LiteRTModel, data: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -281,12 +221,3 @@ def require_quantization(quantization: Any, name: str = "quantization") -> None:
         f"`{name}` must be None (float32), 'sparse', 'float16', 'dynamic', 'int8' or 'int8_full'. "
         f"{hint} Received: {name}={quantization!r}"
     )
-
-
-def require_tolerance(tolerance: Any) -> None:
-    """Raises a `ValueError` unless `tolerance` is `None` or a number of at least 0."""
-    is_number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
-    if tolerance is not None and not (is_number and tolerance >= 0):
-        raise ValueError(
-            f"`tolerance` must be None or a number of at least 0. Received: tolerance={tolerance!r}"
-        )

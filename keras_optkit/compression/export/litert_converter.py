@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from keras_optkit.compression.export.check import ConversionError
 from keras_optkit.compression.export.full_precision import in_float32, own_classes
 from keras_optkit.compression.export.places import with_places
 from keras_optkit.compression.export.quiet import quiet
@@ -26,10 +27,6 @@ from keras_optkit.normalization.fold_batch_norm import fold_batch_norm
 MODES = (None, "sparse", "float16", "dynamic", "int8", "int8_full")
 CALIBRATED = ("int8", "int8_full")
 _WORKER = "keras_optkit.compression.export.litert_worker"
-
-
-class ConversionError(ValueError):
-    """A model that cannot be converted, or a converted file that is not the model."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import numpy as np
 from exported_layers import CentredBatch, FrozenNoise, InverseError
 from keras import layers
 
-from keras_optkit.compression.export.litert import Request, convert_and_check
+from keras_optkit.compression.export.check import Request
+from keras_optkit.compression.export.litert import convert_and_check
 from keras_optkit.compression.export.litert_model import LiteRTModel
 from keras_optkit.compression.export.signature import input_specs
 

@@ -8,8 +8,8 @@ import pytest
 from exported_nets import MODES, converted_nets
 from keras import layers
 
+from keras_optkit.compression.export.check import ConversionError
 from keras_optkit.compression.export.litert import to_litert
-from keras_optkit.compression.export.litert_converter import ConversionError
 from keras_optkit.compression.export.litert_model import LiteRTModel
 
 BACKEND = keras.backend.backend()
