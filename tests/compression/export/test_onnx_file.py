@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import sys
 
 import keras
 import numpy as np
@@ -50,11 +49,14 @@ def test_file_computes_what_keras_computes(onnxruntime, tmp_path, net):
     data = sample(model)
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
+    # On torch, layers are modules, which the exporter turns to evaluation.
+    flags = [getattr(layer, "training", None) for layer in model._flatten_layers()]
     trainable = [layer.trainable for layer in model.layers]
     calls = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
 
     to_onnx(model, path, representative_data=data)
 
+    assert [getattr(layer, "training", None) for layer in model._flatten_layers()] == flags
     assert os.listdir(tmp_path) == ["model.onnx"]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == list(data)
@@ -71,8 +73,6 @@ def test_file_computes_what_keras_computes(onnxruntime, tmp_path, net):
     # Nothing of the model is changed.
     assert [layer.trainable for layer in model.layers] == trainable
     assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == calls
-    if BACKEND == "torch":
-        assert all(module.training for module in model.modules())
 
 
 @pytest.mark.backends("tensorflow")
@@ -86,7 +86,7 @@ def test_refusals_leave_the_old_file(onnxruntime, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     noise = keras.Sequential([keras.Input((4,)), FrozenNoise()])
-    with pytest.raises(ConversionError, match=r"does not agree with the Keras model on random"):
+    with pytest.raises(ConversionError, match=r"The converted file does not (agree|run)"):
         to_onnx(noise, path)
     refused = keras.Input((4,))
     refused = keras.Model(refused, keras.ops.erfinv(refused))
@@ -127,12 +127,3 @@ def test_bad_input(onnxruntime, tmp_path, make_model):
     with pytest.raises(ValueError, match=r"must be a Keras 3 model.*Received"):
         to_onnx(None, tmp_path / "model.onnx")
     assert os.listdir(tmp_path) == []
-
-
-def test_the_package_imports_no_converter():
-    code = "import sys, keras_optkit.export; print([m for m in ('onnx', 'tf2onnx', "
-    code += "'onnxruntime') if m in sys.modules])"
-    import subprocess
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "[]"
