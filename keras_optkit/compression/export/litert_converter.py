@@ -53,7 +53,7 @@ def convert(jobs: Sequence[Job]) -> list[bytes | ConversionError]:
     Returns:
         For each job the bytes of the file, or the error that it met.
     """
-    if keras.backend.backend() != "tensorflow":
+    if jobs and keras.backend.backend() != "tensorflow":
         return _convert_in_child(jobs)
     results: list[bytes | ConversionError] = []
     for job in jobs:
