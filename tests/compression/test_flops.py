@@ -114,6 +114,8 @@ def test_other_dimensions_by_hand():
         2 * 9 * 3 * 4 * 6
     )
     assert count_flops(small(layers.Conv3D(6, 2), shape=(4, 5, 6, 2))) == 2 * 60 * 8 * 2 * 6
+    first = layers.Conv2D(6, 3, data_format="channels_first")
+    assert count_flops(small(first, shape=(4, 9, 7))) == 2 * 7 * 5 * 9 * 4 * 6
     transposed = layers.Conv1DTranspose(6, 3, strides=2)
     assert count_flops(small(transposed, shape=(9, 4))) == 2 * 9 * 3 * 4 * 6
 
