@@ -11,6 +11,11 @@ from keras.src.backend.common import global_state
 from keras_optkit.compression.export.signature import input_specs, pack_inputs
 from keras_optkit.core.graph import Graph
 
+# Keras' own layers without kernels. Some of them cannot be called on symbolic tensors.
+_WITHOUT_KERNELS = tuple(
+    f"keras.src.layers.{room}."
+    for room in ("activations", "normalization", "pooling", "preprocessing", "regularization")
+)
 _CONVS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 # Loops and branches: how often their bodies run is not in the graph.
 _LOOPS = {
@@ -26,12 +31,13 @@ def count_flops(model: keras.Model, input_shapes: Any = None) -> int:
     half of this. Counted is what products of matrices, convolutions and their kin do: convolutions
     of all kinds (grouped, depthwise, separable, dilated and transposed too), `matmul`, `dot`,
     `tensordot`, `einsum` and attention, in whatever layer they are called, also in own layers that
-    are written with `keras.ops`. A layer that is called twice counts twice, a recurrent one at each
-    step. Places that padding adds count as others do.
+    are written with `keras.ops` (with `ops.multiply(self.scale, x)`: `self.scale * x` is none of
+    these). A layer that is called twice counts twice, a recurrent one at each step. Places that
+    padding adds count as others do.
 
-    Not counted are biases, norms, activations, pooling and other element-wise work, the layers of
-    `keras.layers` for preprocessing, lookups in embeddings, decompositions and Fourier transforms:
-    in networks made of kernels they are few, though they take their time.
+    It is the model in inference. Not counted are biases, norms, activations, pooling and other
+    element-wise work, Keras' layers for preprocessing, lookups in embeddings, decompositions and
+    Fourier transforms: in networks made of kernels they are few, though they take their time.
 
     Args:
         model: A built Sequential or Functional model. It is not changed.
@@ -55,7 +61,7 @@ def count_flops(model: keras.Model, input_shapes: Any = None) -> int:
     inputs = _inputs(model, input_shapes)
     counter = _Counter()
     with _called_by(model, counter.call), keras.StatelessScope():
-        flops, _ = counter.count(model, (pack_inputs(model, inputs),), {})
+        flops, _ = counter.count(model, (pack_inputs(model, inputs),), {"training": False})
     # A model with a fixed batch size is counted with it.
     return flops // inputs[0].shape[0]
 
@@ -71,7 +77,7 @@ class _Counter:
     def call(self, layer: keras.layers.Layer, args: tuple, kwargs: dict) -> Any:
         """Returns what a layer returns, and notes its operations."""
         flops, outputs = self.count(layer, args, kwargs)
-        first = keras.tree.flatten(outputs)[0]
+        first = _first(outputs)
         self._calls[id(first)] = (first, flops)
         return outputs
 
@@ -87,8 +93,6 @@ class _Counter:
             raise self._error from self._error.__cause__
 
     def _count_layer(self, layer, args, kwargs) -> tuple[int, Any]:
-        if type(layer).__module__.startswith("keras.src.layers.preprocessing"):
-            return 0, layer.compute_output_spec(*args, **kwargs)
         if getattr(layer, "quantization_mode", None) is not None:
             raise ValueError("It is quantized; count the model before `quantize`.")
         if isinstance(layer, (keras.layers.RNN, keras.layers.TimeDistributed)):
@@ -97,20 +101,28 @@ class _Counter:
             # Keras has no symbolic call of a grouped convolution.
             outputs = layer.compute_output_spec(*args, **kwargs)
             return _conv(layer, [(), tuple(layer.kernel.shape)], outputs), outputs
+        if isinstance(layer, keras.layers.AdditiveAttention):
+            # Neither has it of this one. Its scores are sums; they weigh the values by a product.
+            outputs = layer.compute_output_spec(*args, **kwargs)
+            tensors = keras.tree.flatten((args, kwargs))
+            return _matmul(layer, [(tensors[1].shape[1],)], _first(outputs)), outputs
+        if type(layer).__module__.startswith(_WITHOUT_KERNELS) and not hasattr(layer, "layer"):
+            return 0, layer.compute_output_spec(*args, **kwargs)
         # What comes in gets no history, so that the graph of the call ends there.
         args, kwargs = _without_history((args, kwargs))
         outputs = layer.call(*args, **kwargs)
         return sum(map(self._count_node, _nodes_before(outputs))), _without_history(outputs)
 
     def _count_steps(self, layer, args, kwargs) -> tuple[int, Any]:
-        sequences = keras.tree.flatten((args, kwargs))[0]
+        sequences = _first((args, kwargs))
         batch, steps, *rest = sequences.shape
         step = [keras.KerasTensor((batch, *rest), sequences.dtype)]
         inner = layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer.cell
         if isinstance(layer, keras.layers.RNN):
             states = layer.get_initial_state(batch_size=batch)
             step.append(keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape), states))
-        flops, _ = self.count(inner, tuple(step), {})
+        training = {"training": False} if inner._call_has_training_arg else {}
+        flops, _ = self.count(inner, tuple(step), training)
         return steps * flops, layer.compute_output_spec(*args, **kwargs)
 
     def _count_node(self, node: Any) -> int:
@@ -134,6 +146,10 @@ def _not_counted(layer: keras.layers.Layer, error: Exception) -> ValueError:
         f"{line.removesuffix('.')}. All that it computes must be written with `keras.ops`, without "
         f"loops, and all sizes must be known. Received: {layer!r}"
     )
+
+
+def _first(structure: Any) -> keras.KerasTensor:
+    return keras.tree.flatten(structure)[0]
 
 
 def _without_history(structure: Any) -> Any:
@@ -309,7 +325,8 @@ def _called_by(model: keras.Model, call: Callable[[Any, tuple, dict], Any]) -> I
         call: A function of a layer and the arguments of its call.
     """
     layers = list(model._flatten_layers())
-    functions = [f for layer in layers for f in getattr(layer, "operations", [])]
+    models = [layer for layer in layers if isinstance(layer, keras.Model)]
+    functions = [f for inner in models for f in getattr(inner, "operations", [])]
     notes = [
         (calls, len(calls))
         for operation in {id(x): x for x in (*layers, *functions)}.values()

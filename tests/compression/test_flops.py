@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from keras_optkit.augmentation.rand_augment import RandAugment
+from keras_optkit.augmentation.random_erasing import RandomErasing
 from keras_optkit.compression.flops import count_flops
 from keras_optkit.compression.structured.plan import Plan
 from keras_optkit.compression.structured.rules import trace_channels
@@ -19,6 +21,10 @@ PUBLISHED = {
     "MobileNetV2": 300,
     # Tan and Le, "EfficientNet", 2019, table 2.
     "EfficientNetB0": 390,
+    # Howard et al., "Searching for MobileNetV3", 2019, table 3: 56.
+    "MobileNetV3Small": 56,
+    # Liu et al., "A ConvNet for the 2020s", 2022, table 1.
+    "ConvNeXtTiny": 4_500,
     # He et al., "Deep Residual Learning", 2016, table 1 and section 4.1.
     "ResNet50": 3_800,
     "VGG16": 15_300,
@@ -230,9 +236,30 @@ def test_fixed_batch_size_counts_one_sample():
     assert count_flops(keras.Model(inputs, layers.Dense(2)(x))) == 2 * 36 + 2 * 2 * 3 * 2
 
 
+def test_other_attention_by_hand():
+    q, k = keras.Input((6, 8)), keras.Input((9, 8))
+    dot = 2 * 6 * 9 * 8
+    assert count_flops(keras.Model([q, k], layers.Attention()([q, k]))) == 2 * dot
+    assert count_flops(keras.Model([q, k], layers.AdditiveAttention()([q, k]))) == dot
+    grouped = layers.GroupQueryAttention(head_dim=4, num_query_heads=4, num_key_value_heads=2)
+    work = 6 * 8 * 16 + 2 * 9 * 8 * 8 + 2 * 4 * 6 * 9 * 4 + 6 * 16 * 8
+    assert count_flops(keras.Model([q, k], grouped(q, k))) == 2 * work
+
+
+def test_layers_that_only_training_knows_are_not_run():
+    shape = (9, 7, 3)
+    noise = [layers.RandomRotation(0.1), layers.GaussianNoise(0.1)]
+    net = small(*noise, layers.Conv2D(2, 3), shape=shape)
+    assert count_flops(net) == 2 * 7 * 5 * 9 * 3 * 2
+    policies = [RandAugment(value_range=(0, 1)), RandomErasing()]
+    augmented = small(*policies, layers.Conv2D(2, 3), shape=shape)
+    assert count_flops(augmented) == count_flops(net)
+
+
 def test_layers_that_keras_ops_does_not_make_count_nothing():
     inputs = keras.Input((8, 8, 3))
     x = layers.RandomFlip()(layers.Rescaling(1 / 255)(layers.Resizing(4, 4)(inputs)))
+    x = layers.Activation("hard_silu")(layers.BatchNormalization(scale=False)(x))
     assert count_flops(keras.Model(inputs, layers.Conv2D(2, 3)(x))) == 2 * 4 * 27 * 2
 
 
