@@ -157,7 +157,8 @@ def about_measurement(models: Mapping[str, ModelStats], calibrated_on_data: int)
     latencies = [f.latency for s in models.values() for f in s.files.values() if f.latency]
     notes = [
         "Accuracies come with a 95 % Wilson interval; .keras files are counted without the "
-        "optimizer's state; -0.0 counts as zero."
+        "optimizer's state; -0.0 counts as zero; FLOPs are those of the kernels for one sample, a "
+        "multiplication and an addition two."
     ]
     if calibrated_on_data:
         notes.append(
