@@ -4,15 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.3}
+TOLERANCES = {
+    None: 1e-4,
+    "sparse": 1e-4,
+    "float16": 1e-2,
+    "dynamic": 0.1,
+    "int8": 0.3,
+    "int8_full": 0.3,
+}
 """The largest `relative_error` accepted, for each quantization.
 
-- `None`: the same float32 arithmetic in another order, 2^-24 = 6e-8 for each rounding, which
-  leaves room for a thousand in one direction.
+- `None`, `"sparse"`: the same float32 arithmetic in another order, 2^-24 = 6e-8 for each rounding,
+  which leaves room for a thousand in one direction.
 - `"float16"`: weights keep 11 bits, 2^-11 = 5e-4 each; the rest is room for deep nets.
-- `"dynamic"`, `"int8"`: 8 bits, 2^-8 = 4e-3 for each weight and activation, which adds up over
-  the layers. A ten-class classifier that turns a share r of its confident predictions over has an
-  error of sqrt(2 r / 0.9): 0.1 is 1 in 200, 0.3 is 1 in 25. A file that has nothing to do with
+- `"dynamic"` and the int8 modes: 8 bits, 2^-8 = 4e-3 for each weight and activation, which adds up
+  over the layers. A ten-class classifier that turns a share r of its confident predictions over has
+  an error of sqrt(2 r / 0.9): 0.1 is 1 in 200, 0.3 is 1 in 25. A file that has nothing to do with
   its model measures about 1.
 """
 

@@ -8,16 +8,16 @@ import keras
 import numpy as np
 
 from keras_optkit.compression.export import datasets, findings
+from keras_optkit.compression.export.check import ConversionError, Request
 from keras_optkit.compression.export.files import write_atomically
 from keras_optkit.compression.export.keras_file import keras_file
 from keras_optkit.compression.export.litert import (
     MAX_REPRESENTATIVE,
-    Request,
     convert_and_check,
     representative_arrays,
     require_quantization,
 )
-from keras_optkit.compression.export.litert_converter import ConversionError
+from keras_optkit.compression.export.litert_converter import CALIBRATED
 from keras_optkit.compression.export.litert_model import LiteRTModel
 from keras_optkit.compression.export.measure import (
     Accuracy,
@@ -38,6 +38,7 @@ from keras_optkit.compression.export.signature import (
     require_exportable,
     to_numpy,
 )
+from keras_optkit.compression.flops import count_flops
 
 
 def compare(
@@ -51,12 +52,13 @@ def compare(
     batch_size: int = 32,
     directory: str | os.PathLike | None = None,
 ) -> Report:
-    """Measures classifiers side by side: parameters, bytes, accuracy, latency.
+    """Measures classifiers side by side: parameters, FLOPs, bytes, accuracy, latency.
 
     Each model is measured as a Keras model and as one `.tflite` file for each quantization. All
     answer the same samples, so differences in accuracy are told from noise by the exact McNemar
-    test. The latencies of all files are measured in turn. A conversion that is refused leaves its
-    cells empty and its reason in the notes. The models stay as they are.
+    test. The latencies of all files are measured in turn, so that a sign test tells their
+    differences from noise. A conversion that is refused leaves its cells empty and its reason in
+    the notes. The models stay as they are.
 
     Args:
         models: Dictionary from a name to a built Keras model with one output: class
@@ -86,6 +88,7 @@ def compare(
     ```python
     report = keras_optkit.export.compare({"original": a, "pruned": b}, (x_test, y_test))
     report.print()
+    report.plot("report.png")
     ```
     """
     _require_models(models)
@@ -120,7 +123,8 @@ def compare(
             if (name, kind) in files:
                 predictions = _columns(files[name, kind].predict(arrays, batch_size))
                 correct[name][kind] = correct_answers(predictions, labels, threshold)
-    latencies = _latencies(files, inputs, runs, warmup, threads)
+    times = _times(files, inputs, runs, warmup, threads)
+    flops = {name: _flops(model, inputs[name]) for name, model in models.items()}
 
     stats = {}
     for name, model in models.items():
@@ -136,7 +140,7 @@ def compare(
                 bytes=len(result),
                 gzip_bytes=gzip_size(result),
                 accuracy=Accuracy.of(correct[name][kind]),
-                latency=latencies[name, kind],
+                latency=Latency.of(times[name, kind], threads, files[name, kind].fixed_batch or 1),
                 float_operations=files[name, kind].float_operations,
             )
             if directory is not None:
@@ -148,29 +152,32 @@ def compare(
             keras_bytes=len(content),
             keras_gzip_bytes=gzip_size(content),
             files=tflite,
+            flops=None if isinstance(flops[name], ValueError) else flops[name],
         )
     calibrated = 0
-    if representative_data is None and "int8" in kinds:
+    if representative_data is None and any(kind in CALIBRATED for kind in kinds):
         calibrated = min(len(labels), MAX_REPRESENTATIVE)
     notes = [
         *findings.about_zeros(stats),
+        *(f"No FLOPs of {n!r}: {f}" for n, f in flops.items() if isinstance(f, ValueError)),
         *findings.about_accuracy(stats, correct),
+        *findings.about_latency(stats, times),
         *findings.about_files(stats),
         *findings.about_measurement(stats, calibrated),
     ]
     return Report(stats, notes)
 
 
-def _latencies(files, inputs, runs, warmup, threads) -> dict[tuple[str, str], Latency]:
-    calls = {
-        (name, kind): file.timed_call(threads, 1, inputs[name])
-        for (name, kind), file in files.items()
-    }
-    times = interleaved_times(list(calls.values()), runs, warmup)
-    return {
-        key: Latency.of(measured, threads, files[key].fixed_batch or 1)
-        for key, measured in zip(calls, times, strict=True)
-    }
+def _times(files, inputs, runs, warmup, threads) -> dict[tuple[str, str], np.ndarray]:
+    calls = [file.timed_call(threads, 1, inputs[name]) for (name, _), file in files.items()]
+    return dict(zip(files, interleaved_times(calls, runs, warmup), strict=True))
+
+
+def _flops(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> int | ValueError:
+    try:
+        return count_flops(model, {name: array.shape[1:] for name, array in arrays.items()})
+    except ValueError as error:
+        return error
 
 
 def _path(directory: str | os.PathLike, name: str, kind: str) -> str:

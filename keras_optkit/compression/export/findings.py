@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_optkit.compression.export.measure import mcnemar_p
+from keras_optkit.compression.export.measure import mcnemar_p, sign_test_p
 from keras_optkit.compression.export.report import FileStats, ModelStats
 
 # Two sizes count as the same where names and metadata alone may make the difference.
 _SAME = 0.02
+# Files that are so alike may change places in another process, wherever their memory lies.
+_SAME_LATENCY = 0.05
 # The usual level of significance.
 _LEVEL = 0.05
 
@@ -89,6 +91,46 @@ def _verdict(p: float, samples: int) -> str:
     return f"within noise ({test})" if p >= _LEVEL else f"more than noise ({test})"
 
 
+def about_latency(
+    models: Mapping[str, ModelStats], times: Mapping[tuple[str, str], np.ndarray]
+) -> list[str]:
+    """Which differences in latency are within noise, between models and between files of one.
+
+    Args:
+        models: The models' numbers, the baseline first.
+        times: For a model's name and a file's kind the times of that file, in milliseconds, a round
+            of all files at each index.
+    """
+    base, *others = models
+    kinds = list(dict.fromkeys(kind for _, kind in times))
+    notes = []
+    if not kinds:
+        return notes
+    for kind in kinds:
+        found = _latencies(times, (base, kind), {repr(name): (name, kind) for name in others})
+        if found:
+            notes.append(f"Latency of the {kind} files against that of {base!r} {found}.")
+    for name in models:
+        found = _latencies(times, (name, kinds[0]), {kind: (name, kind) for kind in kinds[1:]})
+        if found:
+            notes.append(f"Latency of the files of {name!r} against its {kinds[0]} one {found}.")
+    return notes
+
+
+def _latencies(times, first, others) -> str | None:
+    """Compares files with the first one, as a list of facts."""
+    others = {label: times[key] for label, key in others.items() if key in times}
+    if first not in times or not others:
+        return None
+    median, facts = np.median(times[first]), []
+    for label, other in others.items():
+        ratio, p = np.median(other) / median, sign_test_p(times[first], other)
+        same = p >= _LEVEL or abs(ratio - 1) < _SAME_LATENCY
+        verdict = "within noise" if same else "faster" if ratio < 1 else "slower"
+        facts.append(f"{label} {verdict} ({ratio:.2f} times, p = {p:.2g})")
+    return f"({median:.3g} ms): {'; '.join(facts)}"
+
+
 def about_files(models: Mapping[str, ModelStats]) -> list[str]:
     """Files that were refused, and int8 files that are not integer throughout."""
     notes = []
@@ -96,7 +138,7 @@ def about_files(models: Mapping[str, ModelStats]) -> list[str]:
         for kind, file in stats.files.items():
             if file.error is not None:
                 notes.append(f"No {kind} .tflite of {name!r}: {file.error}")
-            elif kind == "int8" and file.float_operations:
+            elif kind.startswith("int8") and file.float_operations:
                 notes.append(
                     f"In the int8 .tflite of {name!r} these operations stay in float32: "
                     f"{', '.join(file.float_operations)}."
@@ -115,7 +157,8 @@ def about_measurement(models: Mapping[str, ModelStats], calibrated_on_data: int)
     latencies = [f.latency for s in models.values() for f in s.files.values() if f.latency]
     notes = [
         "Accuracies come with a 95 % Wilson interval; .keras files are counted without the "
-        "optimizer's state; -0.0 counts as zero."
+        "optimizer's state; -0.0 counts as zero; FLOPs are those of the kernels for one sample, a "
+        "multiplication and an addition two."
     ]
     if calibrated_on_data:
         notes.append(
@@ -127,6 +170,8 @@ def about_measurement(models: Mapping[str, ModelStats], calibrated_on_data: int)
         notes.append(
             f"Latency: {first.runs} runs of each file, the files in turn, batch "
             f"{first.batch_size}, {first.threads} thread(s), on this machine "
-            f"({platform.machine()}, {os.cpu_count()} cores); another gives other numbers."
+            f"({platform.machine()}, {os.cpu_count()} cores); another gives other numbers. A "
+            "difference counts as noise where the sign test over the rounds has p >= 0.05, "
+            f"and below {_SAME_LATENCY:.0%}, where another process may turn it around."
         )
     return notes

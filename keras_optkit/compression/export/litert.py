@@ -2,34 +2,40 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_optkit.compression.export import datasets
-from keras_optkit.compression.export.agreement import (
-    HALF_PRECISION_ROOM,
-    TOLERANCES,
-    relative_error,
+from keras_optkit.compression.export.check import (
+    ConversionError,
+    Request,
+    require_agreement,
+    require_tolerance,
 )
 from keras_optkit.compression.export.files import require_writable, write_atomically
-from keras_optkit.compression.export.full_precision import half_precision
-from keras_optkit.compression.export.litert_converter import MODES, ConversionError, Job, convert
-from keras_optkit.compression.export.litert_model import LiteRTModel
+from keras_optkit.compression.export.litert_converter import (
+    CALIBRATED,
+    MODES,
+    Job,
+    convert,
+)
+from keras_optkit.compression.export.litert_model import (
+    LiteRTModel,
+    float_calls,
+    has_sparse_weights,
+)
+from keras_optkit.compression.export.places import with_places
 from keras_optkit.compression.export.signature import (
     bind,
     input_specs,
-    pack_inputs,
-    random_inputs,
     require_exportable,
 )
 from keras_optkit.core.messages import did_you_mean
 
 # TensorFlow's guide to post-training quantization asks for 100 to 500 samples.
 MAX_REPRESENTATIVE = 500
-_RANDOM_SAMPLES = 8
 
 
 def to_litert(
@@ -42,9 +48,11 @@ def to_litert(
     """Writes a Keras model as a `.tflite` file, after checking that the two agree.
 
     The file is the model in inference: augmentation, dropout and noise layers are gone. Its inputs
-    and outputs have the model's names and order, and floats go in and out in every mode. It runs
-    with any batch size, unless the model itself has a fixed one. A model in mixed precision is
-    written in float32. A weight that is zero is zero in the file.
+    and outputs have the model's names and order. `LiteRTModel` takes and returns floats in every
+    mode; the modes below say what another program must give and gets. The file runs with any batch
+    size, unless the model itself has a fixed one. A model in mixed precision is written in float32.
+    BatchNorms are folded into the layers beside them where that is exact; the model given keeps
+    them. A weight that is zero is zero in the file.
 
     The converted file runs on `representative_data`, else on random inputs, first with one sample,
     then with the rest, and is compared with `model(x, training=False)`. Where they differ by more
@@ -60,22 +68,33 @@ def to_litert(
         quantization: How weights and activations are stored.
 
             - `None`: float32.
+            - `"sparse"`: float32, with the zeros of a pruned model left out of the file; at half
+                zeros about 0.6 of the bytes, at 90 % zeros 0.1 to 0.3. What is gained is mostly
+                gone after gzip. It runs as fast as the dense file, except that dense layers with
+                zeros in blocks of 4 inputs run on a kernel of their own: about half as fast at
+                50 % zeros, twice as fast at 90 % (`benchmarks/export_sparse.py`). In int8 it is
+                not offered: the interpreter does not load such dense layers.
             - `"float16"`: weights in float16, arithmetic in float32; half the bytes.
             - `"dynamic"`: large weights (from 1024 elements) in int8, activations quantized while
                 running; about a quarter of the bytes.
             - `"int8"`: weights and activations in int8, with float32 inputs and outputs. An
                 operation without an int8 kernel stays in float32:
                 `LiteRTModel.float_operations` lists them.
-        representative_data: Inputs as the model will see them, for `"int8"` to measure the ranges
-            of activations on and for the check: an array, a list or dictionary of arrays for
-            several inputs, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, with or
+            - `"int8_full"`: the same with int8 inputs and outputs too, for hardware that knows
+                integers only: a program of your own must quantize what goes in and dequantize what
+                comes out, by the scale and zero point in the file, as `LiteRTModel` does. Inputs
+                that are integers, such as an embedding's, stay as they are. A model with an
+                operation that has no int8 kernel is refused, and the operation named.
+        representative_data: Inputs as the model will see them, for the int8 modes to measure the
+            ranges of activations on and for the check: an array, a list or dictionary of arrays
+            for several inputs, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, with or
             without labels. The first 500 samples are used.
         tolerance: Float, the largest relative error accepted: root mean square of the difference
             over that of the outputs (over their deviation from their mean where
             `representative_data` is given). `None` takes that of the mode: 1e-4 for float32, 1e-2
-            for `"float16"`, 0.1 for `"dynamic"`, 0.3 for `"int8"`; `agreement.TOLERANCES` gives
-            the reasons. A model in mixed precision gets 0.02 (float16) or 0.1 (bfloat16) more for
-            its own rounding.
+            for `"float16"`, 0.1 for `"dynamic"`, 0.3 for both int8 modes; `agreement.TOLERANCES`
+            gives the reasons. A model in mixed precision gets 0.02 (float16) or 0.1 (bfloat16) more
+            for its own rounding.
 
     Returns:
         A `LiteRTModel` of the file.
@@ -103,23 +122,6 @@ def to_litert(
     return LiteRTModel(path)
 
 
-@dataclass(frozen=True)
-class Request:
-    """A checked conversion that is asked for.
-
-    Args:
-        model: The model.
-        quantization: One of `MODES`.
-        data: Representative arrays by input name, or `None`.
-        tolerance: Float, or `None` for that of the mode.
-    """
-
-    model: keras.Model
-    quantization: str | None
-    data: dict[str, np.ndarray] | None
-    tolerance: float | None = None
-
-
 def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionError]:
     """Converts models and compares each file with its model.
 
@@ -129,65 +131,40 @@ def convert_and_check(requests: Sequence[Request]) -> list[bytes | ConversionErr
     Raises:
         ValueError: If a model needs data for the check and has none; before any work.
     """
-    samples = [
-        random_inputs(input_specs(r.model), _RANDOM_SAMPLES) if r.data is None else r.data
+    for request in requests:
+        request.samples()
+    jobs = [
+        Job(r.model, r.quantization, r.data if r.quantization in CALIBRATED else None)
         for r in requests
     ]
-    jobs = [
-        Job(r.model, r.quantization, r.data if r.quantization == "int8" else None) for r in requests
-    ]
     results: list[bytes | ConversionError] = []
-    for request, data, content in zip(requests, samples, convert(jobs), strict=True):
+    for request, content in zip(requests, convert(jobs), strict=True):
         if not isinstance(content, ConversionError):
             try:
-                _check(content, request, data)
+                _check(content, request)
             except ConversionError as error:
                 content = error
         results.append(content)
     return results
 
 
-def _check(content: bytes, request: Request, data: dict[str, np.ndarray]) -> None:
+def _check(content: bytes, request: Request) -> None:
     model = request.model
     received = f"Received: model={model!r}, quantization={request.quantization!r}"
-    expected = _keras_outputs(model, data)
-    try:
-        actual = _litert_outputs(LiteRTModel.from_bytes(content), data)
-    except (ValueError, RuntimeError) as error:
+    if request.quantization == "sparse" and not has_sparse_weights(content):
         raise ConversionError(
-            f"The converted file does not run on the LiteRT interpreter: {error}. {received}"
-        ) from error
-    tolerance = request.tolerance
-    if tolerance is None:
-        tolerance = TOLERANCES[request.quantization]
-        tolerance += HALF_PRECISION_ROOM.get(half_precision(model), 0.0)
-    error = relative_error(expected, actual, centred=request.data is not None)
-    if not error <= tolerance:
-        where = "representative data" if request.data is not None else "random inputs"
-        hint = (
-            "Random inputs may be none the model knows; give `representative_data`. "
-            if request.data is None
-            else ""
+            "No kernel of the model has so many zeros that the converter would leave them out, so "
+            "a sparse file would save nothing; no file was written. Prune the model further, or "
+            f"use another `quantization`. {received}"
         )
-        if request.quantization is not None:
-            hint += "A finer `quantization` keeps more. "
+    if request.quantization == "int8_full" and (floats := float_calls(content)):
         raise ConversionError(
-            f"The converted file does not agree with the Keras model on {where}: relative error "
-            f"{error:.3g}, tolerance {tolerance:.3g}; no file was written. {hint}A layer that "
-            "draws random numbers in inference or reads Python state makes another graph than "
-            f"it computes. {received}"
+            f"LiteRT has no int8 kernel for: {with_places(model, floats)}, so the file would not "
+            "be integer throughout; no file was written. Write that part of the model with other "
+            f"operations, or use `quantization='int8'`, which leaves it in float32. {received}"
         )
-
-
-def _keras_outputs(model: keras.Model, data: dict[str, np.ndarray]) -> list[np.ndarray]:
-    size = input_specs(model)[0].shape[0] or 32
-    samples = len(next(iter(data.values())))
-    parts = []
-    for start in range(0, samples, size):
-        batch = [array[start : start + size] for array in data.values()]
-        outputs = model(pack_inputs(model, batch), training=False)
-        parts.append([keras.ops.convert_to_numpy(t) for t in keras.tree.flatten(outputs)])
-    return [np.concatenate(part).astype("float64") for part in zip(*parts, strict=True)]
+    run = lambda data: _litert_outputs(LiteRTModel.from_bytes(content), data)  # noqa: E731
+    require_agreement(request, run, "the LiteRT interpreter", received)
 
 
 def _litert_outputs(lite: LiteRTModel, data: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -208,13 +185,13 @@ def representative_arrays(
     """Returns representative data as arrays by input name, or `None` where none are given.
 
     Raises:
-        ValueError: If there are none and `"int8"` needs them, or they do not fit the model.
+        ValueError: If there are none and an int8 mode needs them, or they do not fit the model.
     """
     if data is None:
-        if quantization == "int8":
+        if quantization in CALIBRATED:
             raise ValueError(
-                "`quantization='int8'` needs `representative_data`: some hundred inputs as the "
-                "model will see them, on which the ranges of its activations are measured. "
+                f"`quantization={quantization!r}` needs `representative_data`: some hundred inputs "
+                "as the model will see them, on which the ranges of its activations are measured. "
                 "Received: representative_data=None"
             )
         return None
@@ -241,15 +218,6 @@ def require_quantization(quantization: Any, name: str = "quantization") -> None:
         return
     hint = did_you_mean(str(quantization), [mode for mode in MODES if mode is not None])
     raise ValueError(
-        f"`{name}` must be None (float32), 'float16', 'dynamic' or 'int8'. {hint} "
-        f"Received: {name}={quantization!r}"
+        f"`{name}` must be None (float32), 'sparse', 'float16', 'dynamic', 'int8' or 'int8_full'. "
+        f"{hint} Received: {name}={quantization!r}"
     )
-
-
-def require_tolerance(tolerance: Any) -> None:
-    """Raises a `ValueError` unless `tolerance` is `None` or a number of at least 0."""
-    is_number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
-    if tolerance is not None and not (is_number and tolerance >= 0):
-        raise ValueError(
-            f"`tolerance` must be None or a number of at least 0. Received: tolerance={tolerance!r}"
-        )

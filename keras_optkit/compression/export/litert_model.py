@@ -68,19 +68,7 @@ class LiteRTModel:
 
         Where a file is to run on integer-only hardware, this list must be empty.
         """
-        from ai_edge_litert import schema_py_generated as schema
-
-        names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-        file = schema.Model.GetRootAs(self._content, 0)
-        found = set()
-        for graph in (file.Subgraphs(i) for i in range(file.SubgraphsLength())):
-            for operator in (graph.Operators(i) for i in range(graph.OperatorsLength())):
-                code = file.OperatorCodes(operator.OpcodeIndex())
-                name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-                types = [graph.Tensors(i).Type() for i in operator.OutputsAsNumpy()]
-                if schema.TensorType.FLOAT32 in types and name != "DEQUANTIZE":
-                    found.add(name)
-        return sorted(found)
+        return sorted(float_calls(self._content))
 
     def predict(self, x: Any, batch_size: int = 32) -> np.ndarray | dict[str, np.ndarray]:
         """Computes the outputs for data.
@@ -208,6 +196,40 @@ class LiteRTModel:
         session = _Session(self._content, threads, self.path)
         session.load({name: array[:size] for name, array in arrays.items()})
         return session.invoke
+
+
+def float_calls(content: bytes) -> dict[str, list[str]]:
+    """Returns the operations of a `.tflite` file that compute in float32.
+
+    Args:
+        content: The bytes of the file.
+
+    Returns:
+        A dictionary from an operation's type to the names of what its calls return.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    file = schema.Model.GetRootAs(content, 0)
+    found: dict[str, list[str]] = {}
+    for graph in (file.Subgraphs(i) for i in range(file.SubgraphsLength())):
+        for operator in (graph.Operators(i) for i in range(graph.OperatorsLength())):
+            code = file.OperatorCodes(operator.OpcodeIndex())
+            name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            tensors = [graph.Tensors(i) for i in operator.OutputsAsNumpy()]
+            made = [t.Name().decode() for t in tensors if t.Type() == schema.TensorType.FLOAT32]
+            if made and name != "DEQUANTIZE":
+                found.setdefault(name, []).extend(made)
+    return found
+
+
+def has_sparse_weights(content: bytes) -> bool:
+    """Tells whether a `.tflite` file holds a tensor without its zeros."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = schema.Model.GetRootAs(content, 0)
+    graphs = [file.Subgraphs(i) for i in range(file.SubgraphsLength())]
+    return any(g.Tensors(i).Sparsity() for g in graphs for i in range(g.TensorsLength()))
 
 
 class _Session:

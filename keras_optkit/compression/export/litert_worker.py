@@ -15,8 +15,8 @@ import sys
 import keras
 import numpy as np
 
+from keras_optkit.compression.export.check import ConversionError
 from keras_optkit.compression.export.litert_converter import (
-    ConversionError,
     Job,
     convert,
     first_line,

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_optkit.compression.export.files import require_writable, write_atomically
 from keras_optkit.compression.export.measure import Accuracy, Latency
+from keras_optkit.compression.export.trade_off_figure import Point, draw
 from keras_optkit.core.messages import did_you_mean
 
 _ABSENT = "-"
@@ -47,6 +48,7 @@ class ModelStats:
         keras_bytes: Integer, the size of its `.keras` file, without the optimizer's state.
         keras_gzip_bytes: Integer, the size of that file after gzip.
         files: Dictionary from a quantization's name to the `FileStats` of that `.tflite` file.
+        flops: Integer, what `count_flops` counts for one sample, or `None` where it cannot.
     """
 
     parameters: int
@@ -55,6 +57,7 @@ class ModelStats:
     keras_bytes: int
     keras_gzip_bytes: int
     files: Mapping[str, FileStats]
+    flops: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Report:
     report.add("training time", {"original": 61.2, "pruned": 64.0}, "{:.1f} s")
     report.print()
     report.save("report.json")
+    report.plot("report.png")
     ```
     """
 
@@ -158,6 +162,41 @@ class Report:
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         write_atomically(require_writable(path), text.encode())
 
+    def plot(self, path: str | os.PathLike) -> None:
+        """Draws accuracy against size and against latency, a point for each file, as a PNG file.
+
+        Bars are the accuracies' intervals. The Pareto front is marked: the files that no other one
+        beats in cost and accuracy at once. What is within noise the notes say.
+
+        Args:
+            path: The file to write, in one step; its directory must exist. A name without a suffix
+                gets `.png`.
+
+        Raises:
+            ValueError: If the name ends in another suffix, the path cannot be written to, or no
+                file was measured.
+        """
+        path = require_writable(path)
+        suffix = os.path.splitext(path)[1]
+        if suffix.lower() not in ("", ".png"):
+            raise ValueError(f"The picture is a PNG file; name it so. Received: path={path!r}")
+        points, latency = [], None
+        for name, stats in self.models.items():
+            for kind, file in stats.files.items():
+                if file.accuracy is not None and file.latency is not None:
+                    latency = file.latency
+                    median = latency.median_ms
+                    points.append(Point(name, kind, file.bytes, median, file.accuracy))
+        if latency is None:
+            raise ValueError(
+                "The report has no `.tflite` file that was measured, so there is nothing to draw. "
+                f"Received: models={list(self.models)}"
+            )
+        picture = io.BytesIO()
+        figure = draw(points, latency.batch_size, latency.threads)
+        figure.savefig(picture, format="png", dpi=80)
+        write_atomically(path if suffix else f"{path}.png", picture.getvalue())
+
     def to_markdown(self) -> str:
         """Returns the table and the notes as Markdown."""
 
@@ -214,6 +253,7 @@ class Report:
         general = [
             ["parameters", *(f"{s.parameters:,}" for s in stats)],
             ["non-zero parameters", *(_with_share(s.nonzero, s.parameters) for s in stats)],
+            ["FLOPs", *(_show(s.flops, "{:,}") for s in stats)],
             ["accuracy, Keras", *(_accuracy(s.accuracy) for s in stats)],
             [".keras bytes", *(f"{s.keras_bytes:,}" for s in stats)],
             [".keras bytes, gzip", *(f"{s.keras_gzip_bytes:,}" for s in stats)],

@@ -8,6 +8,19 @@ import keras
 from keras_optkit.compression.export.quiet import quiet
 
 
+class RefusedError(Exception):
+    """A graph that the converter refused.
+
+    Args:
+        message: String, what the converter said.
+        operations: Dictionary from an operation's type to the names of its calls in the graph.
+    """
+
+    def __init__(self, message: str, operations: dict[str, list[str]]):
+        super().__init__(message)
+        self.operations = operations
+
+
 def to_bytes(
     call: Callable[[Sequence[Any]], Any],
     variables: Sequence[Any],
@@ -24,6 +37,9 @@ def to_bytes(
         inputs: What `input_specs` returns.
         outputs: What `output_specs` returns.
         prepare: A function that sets up the `tf.lite.TFLiteConverter`.
+
+    Raises:
+        RefusedError: If the converter refuses the graph.
     """
     import tensorflow as tf
 
@@ -39,12 +55,22 @@ def to_bytes(
             input_signature=[tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in inputs],
             autograph=False,
         )
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [holder.serve.get_concrete_function()], holder
-        )
+        function = holder.serve.get_concrete_function()
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
         prepare(converter)
-        content = converter.convert()
+        try:
+            content = converter.convert()
+        except Exception as error:
+            raise RefusedError(str(error), _operations(function.graph)) from error
     return _in_order(content, [s.name for s in inputs], [s.name for s in outputs])
+
+
+def _operations(graph: Any) -> dict[str, list[str]]:
+    definition = graph.as_graph_def()
+    found: dict[str, list[str]] = {}
+    for node in (*definition.node, *(n for f in definition.library.function for n in f.node_def)):
+        found.setdefault(node.op, []).append(node.name)
+    return found
 
 
 def _in_order(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:

@@ -16,3 +16,17 @@ class CentredBatch(keras.layers.Layer):
 
     def call(self, x):
         return x - keras.ops.mean(x, axis=0, keepdims=True)
+
+
+class Doubled(keras.layers.Layer):
+    """Computes in a loop, whose body is not in the model's graph."""
+
+    def call(self, x):
+        return keras.ops.fori_loop(0, 1, lambda i, y: 2.0 * y, x)
+
+
+class InverseError(keras.layers.Layer):
+    """Computes what LiteRT cannot."""
+
+    def call(self, x):
+        return keras.ops.erfinv(x)

@@ -4,14 +4,15 @@ import functools
 
 import keras
 import numpy as np
-from exported_layers import CentredBatch, FrozenNoise
+from exported_layers import CentredBatch, FrozenNoise, InverseError
 from keras import layers
 
-from keras_optkit.compression.export.litert import Request, convert_and_check
+from keras_optkit.compression.export.check import Request
+from keras_optkit.compression.export.litert import convert_and_check
 from keras_optkit.compression.export.litert_model import LiteRTModel
 from keras_optkit.compression.export.signature import input_specs
 
-MODES = (None, "float16", "dynamic", "int8")
+MODES = (None, "sparse", "float16", "dynamic", "int8")
 
 
 def randomize(model, seed=0):
@@ -103,6 +104,29 @@ def half_net():
     return randomize(keras.Model(inputs, layers.Dense(3, dtype=half)(x)))
 
 
+def norm_first_net():
+    """BatchNorms in front of convolutions, as in residual nets of the second kind."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="x"),
+            *(
+                layer
+                for _ in range(2)
+                for layer in (layers.BatchNormalization(), layers.Conv2D(8, 3))
+            ),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    return randomize(model)
+
+
+def float_net():
+    """A net with an activation that has no int8 kernel."""
+    dense = [layers.Dense(8), layers.ELU(name="mine"), layers.Dense(3)]
+    return randomize(keras.Sequential([keras.Input((6,), name="x"), *dense]))
+
+
 def sample(model, count=32, seed=0):
     """Inputs for a model, by name, of the size that its embeddings allow."""
     rng = np.random.default_rng(seed)
@@ -137,6 +161,9 @@ def refused():
     offset.set_weights([np.full((4, 1), 0.01, "float32"), np.full((1,), 100.0, "float32")])
     return {
         "operation": Request(keras.Model(inputs, keras.ops.erfinv(inputs)), None, None),
+        "layer": Request(keras.Sequential([inputs, InverseError(name="odd")]), None, None),
+        "dense": Request(conv_net(), "sparse", None),
+        "float": Request(float_net(), "int8_full", sample(float_net())),
         "noise": Request(keras.Sequential([inputs, FrozenNoise()]), None, None),
         "batch": Request(keras.Sequential([inputs, CentredBatch()]), None, None),
         "offset": Request(offset, "int8", sample(offset)),
@@ -149,13 +176,14 @@ def refused():
 def converted_nets():
     """Returns a `Converted` for each net by its name, and the results of `refused`."""
     nets = {
-        "conv": (conv_net(), (None, "int8")),
+        "conv": (conv_net(), (None, "int8", "int8_full")),
         "pruned": (pruned_net(), MODES),
         "several": (several_net(), (None, "int8")),
-        "dict": (dict_net(), (None, "int8")),
+        "dict": (dict_net(), (None, "int8", "int8_full")),
         "augmented": (augmented_net(), (None, "int8")),
         "adapted": (adapted_net(), (None,)),
         "half": (half_net(), (None,)),
+        "before": (norm_first_net(), (None, "int8")),
     }
     found = {name: Converted(model, sample(model)) for name, (model, _) in nets.items()}
     plan = [(name, mode) for name, (_, modes) in nets.items() for mode in modes]

@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 import pytest
+from exported_layers import Doubled
 from keras import layers
 
 from keras_optkit import export
@@ -94,6 +95,32 @@ def test_says_only_what_the_numbers_say(compared):
     assert "Accuracy of 'crushed'" in notes
     assert "exact McNemar test on 300 samples" in notes
     assert "first 300 inputs of the evaluation data" in notes
+
+
+def test_flops_of_each_model(compared):
+    _, _, _, report, _ = compared
+    assert {stats.flops for stats in report.models.values()} == {2 * (64 * 64 + 64 * 10)}
+
+
+def test_latencies_are_told_from_noise(compared):
+    # Three rounds cannot bear out any difference.
+    _, _, _, report, _ = compared
+    (models,) = [n for n in report.notes if n.startswith("Latency of the float32 files against")]
+    assert "'pruned' within noise (" in models
+    assert "'crushed' within noise (" in models
+    (kinds,) = [n for n in report.notes if n.startswith("Latency of the files of 'pruned' against")]
+    assert "its float32 one" in kinds
+    assert "int8 within noise (" in kinds
+    assert not any("files of 'crushed'" in note for note in report.notes)
+
+
+def test_a_model_whose_flops_cannot_be_counted(compared):
+    models, x, y, _, _ = compared
+    loop = keras.Sequential([keras.Input((8, 8, 1)), Doubled(), models["original"]])
+    report = compare({"loop": loop}, (x[:20], y[:20]), quantizations=[], runs=1)
+    assert report.models["loop"].flops is None
+    (note,) = [note for note in report.notes if note.startswith("No FLOPs of 'loop': ")]
+    assert "(Doubled)" in note
 
 
 def test_a_refused_file_leaves_empty_cells_and_its_reason(compared):

@@ -5,22 +5,33 @@ import os
 import keras
 import numpy as np
 import pytest
-from exported_nets import converted_nets
+from exported_nets import MODES, converted_nets
 from keras import layers
 
+from keras_optkit.compression.export.check import ConversionError
 from keras_optkit.compression.export.litert import to_litert
-from keras_optkit.compression.export.litert_converter import ConversionError
 from keras_optkit.compression.export.litert_model import LiteRTModel
 
 BACKEND = keras.backend.backend()
 
 # What a sound file may differ by, as a share of the largest output.
-LARGEST = {None: 1e-5, "float16": 5e-3, "dynamic": 0.05, "int8": 0.1}
+LARGEST = {
+    None: 1e-5,
+    "sparse": 1e-5,
+    "float16": 5e-3,
+    "dynamic": 0.05,
+    "int8": 0.1,
+    "int8_full": 0.1,
+}
 
 
 CASES = [
-    *(("pruned", mode) for mode in LARGEST),
+    *(("pruned", mode) for mode in MODES),
     *((net, mode) for net in ("conv", "several", "dict", "augmented") for mode in (None, "int8")),
+    ("conv", "int8_full"),
+    ("dict", "int8_full"),
+    ("before", None),
+    ("before", "int8"),
     ("adapted", None),
     ("half", None),
 ]
@@ -127,7 +138,7 @@ def constants(file):
     return found
 
 
-@pytest.mark.parametrize("mode", LARGEST)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "sparse"])
 def test_zeros_stay_zero(converted, mode):
     case = converted["pruned"]
     want = {}
@@ -144,11 +155,51 @@ def test_zeros_stay_zero(converted, mode):
         assert count >= zeros if mode else count == zeros
 
 
+def test_sparse_leaves_zeros_out(converted):
+    sparse, full = (len(converted["pruned"].files[mode]._content) for mode in ("sparse", None))
+    assert sparse < 0.75 * full
+
+
+def test_sparse_says_where_it_saves_nothing(refusals):
+    assert "so many zeros that the converter would leave them out" in str(refusals["dense"])
+
+
+def test_norms_are_folded_where_the_converter_does_not(converted):
+    # It would leave them as a multiplication and an addition.
+    case = converted["before"]
+    assert case.files[None].float_operations == ["CONV_2D", "FULLY_CONNECTED", "RESHAPE"]
+    names = [type(layer).__name__ for layer in case.model.layers]
+    assert names == ["BatchNormalization", "Conv2D"] * 2 + ["Flatten", "Dense"]
+
+
 def test_int8_is_integer_inside_and_float_outside(converted):
     file = converted["conv"].files["int8"]
     assert file.float_operations == []
     assert [spec.dtype for spec in (*file.inputs, *file.outputs)] == ["float32", "float32"]
     assert "CONV_2D" in converted["conv"].files[None].float_operations
+
+
+def test_int8_full_is_integer_outside_too(converted):
+    from ai_edge_litert.interpreter import Interpreter
+
+    for net in ("conv", "dict"):
+        file = converted[net].files["int8_full"]
+        assert file.float_operations == []
+        interpreter = Interpreter(model_content=file._content)
+        details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+        kinds = {np.dtype(detail["dtype"]).name for detail in details}
+        assert kinds == ({"int8"} if net == "conv" else {"int8", "int32"})
+        # The face hides that: what goes in and comes out are floats, and an embedding's integers.
+        assert {spec.dtype for spec in file.outputs} == {"float32"}
+    x = next(iter(converted["conv"].data.values()))
+    y = converted["conv"].model.predict(x, verbose=0).argmax(-1)
+    assert converted["conv"].files["int8_full"].evaluate(x, y)["accuracy"] > 0.85
+
+
+def test_int8_full_names_what_stays_in_float(refusals):
+    message = str(refusals["float"])
+    assert "no int8 kernel for: ELU (in the layer 'mine'), so" in message
+    assert "use `quantization='int8'`" in message
 
 
 def test_writes_one_file_and_leaves_all_as_it_was(tmp_path, make_model, toy, monkeypatch):
@@ -198,6 +249,10 @@ def test_names_the_operation_that_cannot_be_converted(refusals):
     assert isinstance(refusals["operation"], ConversionError)
     assert "no kernel for: Erfinv" in str(refusals["operation"])
     assert "Received: model=<Functional" in str(refusals["operation"])
+
+
+def test_names_the_layer_of_an_operation_that_cannot_be_converted(refusals):
+    assert "no kernel for: Erfinv (in the layer 'odd')." in str(refusals["layer"])
 
 
 def test_advises_on_recurrent_layers(refusals):
@@ -298,6 +353,20 @@ def test_subclassed_model_is_told_the_way(tmp_path):
 def test_unusable_representative_data(tmp_path, make_model, data, message):
     with pytest.raises(ValueError, match=rf"{message}.*Received"):
         to_litert(make_model(), tmp_path / "m.tflite", "int8", data)
+    assert os.listdir(tmp_path) == []
+
+
+def test_int8_full_needs_data(tmp_path, make_model):
+    with pytest.raises(ValueError, match=r"'int8_full'` needs `representative_data`.*Received"):
+        to_litert(make_model(), tmp_path / "m.tflite", "int8_full")
+
+
+def test_several_inputs_of_unknown_size(tmp_path):
+    inputs = [keras.Input((None, 3), name="a"), keras.Input((4,), name="b")]
+    pooled = layers.GlobalAveragePooling1D()(inputs[0])
+    model = keras.Model(inputs, layers.Concatenate()([pooled, inputs[1]]))
+    with pytest.raises(ValueError, match=r"representative_data.*Received: input 'a' of shape"):
+        to_litert(model, tmp_path / "m.tflite")
     assert os.listdir(tmp_path) == []
 
 

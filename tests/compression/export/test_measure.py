@@ -35,6 +35,13 @@ def test_mcnemar_is_the_exact_binomial_test(wins, losses):
     assert measure.mcnemar_p(first, second) == pytest.approx(want, rel=1e-9)
 
 
+def test_sign_test_is_the_exact_binomial_test():
+    # 9 of 10 rounds won: 2 (1 + 10) / 2^10; a tie counts for neither.
+    first = np.array([1.0] * 9 + [3.0, 2.0])
+    assert measure.sign_test_p(first, np.full(11, 2.0)) == pytest.approx(22 / 1024)
+    assert measure.sign_test_p(first, first) == 1.0
+
+
 def test_mcnemar_on_many_samples():
     first = np.arange(20_000) % 2 == 0
     want = scipy.stats.binomtest(10_000, 20_100).pvalue
@@ -72,9 +79,13 @@ def test_latency_is_numpys_percentiles():
 def test_times_are_taken_in_turn():
     calls = []
     functions = [lambda name=name: calls.append(name) for name in "abc"]
-    times = measure.interleaved_times(functions, runs=4, warmup=2)
-    assert "".join(calls) == "aabbcc" + "abc" + "bca" + "cab" + "abc"
-    assert [len(t) for t in times] == [4, 4, 4]
+    times = measure.interleaved_times(functions, runs=40, warmup=2)
+    assert "".join(calls[:6]) == "aabbcc"
+    rounds = ["".join(calls[i : i + 3]) for i in range(6, len(calls), 3)]
+    assert len(rounds) == 40
+    # All orders come up, so that none always follows the same other one.
+    assert set(rounds) == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert [len(t) for t in times] == [40, 40, 40]
     assert all((t >= 0).all() for t in times)
 
 

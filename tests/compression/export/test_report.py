@@ -1,5 +1,6 @@
 """A report's forms, and the lines that its user adds."""
 
+import dataclasses
 import json
 import os
 
@@ -101,3 +102,34 @@ def test_unusable_path(report, tmp_path):
     with pytest.raises(ValueError, match=r"is a folder.*Received"):
         report.save(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_picture(report, tmp_path):
+    from matplotlib.image import imread
+
+    (tmp_path / "report.png").write_bytes(b"old")
+    report.plot(tmp_path / "report.png")
+    assert os.listdir(tmp_path) == ["report.png"]
+    picture = imread(tmp_path / "report.png")
+    assert picture.shape[:2] == (560, 1200)
+    report.plot(tmp_path / "other")
+    assert sorted(os.listdir(tmp_path)) == ["other.png", "report.png"]
+
+
+def test_pictures_that_cannot_be_drawn(report, tmp_path):
+    with pytest.raises(ValueError, match=r"is a PNG file; name it so.*Received"):
+        report.plot(tmp_path / "report.svg")
+    with pytest.raises(ValueError, match=r"folder that does not exist.*Received"):
+        report.plot(tmp_path / "no" / "report.png")
+    empty = Report({"a": report.models["plain"].__class__(1, 1, None, 1, 1, {})})
+    with pytest.raises(ValueError, match=r"nothing to draw.*Received"):
+        empty.plot(tmp_path / "report.png")
+    assert os.listdir(tmp_path) == []
+
+
+def test_flops_line(report):
+    plain = report.models["plain"]
+    counted = Report({"a": dataclasses.replace(plain, flops=12_345_678), "b": plain})
+    assert [c.strip() for c in cells(str(counted), "FLOPs")] == ["12,345,678", "-"]
+    assert "| FLOPs | 12,345,678 | - |" in counted.to_markdown()
+    assert counted.to_dict()["models"]["a"]["flops"] == 12_345_678
