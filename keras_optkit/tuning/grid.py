@@ -4,6 +4,19 @@ from collections.abc import Iterator
 from typing import Any
 
 
+def discrete_values(parameter: Any) -> list | None:
+    """Returns all values of a parameter in order, or `None` where they are a range without a step.
+
+    Args:
+        parameter: KerasTuner's `HyperParameter`.
+    """
+    if getattr(parameter, "step", 0) is None:
+        return None
+    # KerasTuner's `Int` gives floats where its step multiplies.
+    whole = type(parameter).__name__ == "Int"
+    return [round(value) if whole else value for value in parameter.values]
+
+
 def grid_values(parameter: Any) -> list:
     """Returns the values that a grid has of a parameter: its default, then the others in order.
 
@@ -12,10 +25,10 @@ def grid_values(parameter: Any) -> list:
     Args:
         parameter: KerasTuner's `HyperParameter`.
     """
-    values = list(parameter.values)
-    if getattr(parameter, "step", 0) is None:
+    values = discrete_values(parameter)
+    if values is None:
         # KerasTuner holds these in a set, which has no order.
-        values.sort()
+        values = sorted(parameter.values)
     default = parameter.default
     return [default, *(value for value in values if value != default)]
 

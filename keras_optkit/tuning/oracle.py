@@ -6,6 +6,7 @@ import random
 import shutil
 from typing import Any
 
+import numpy as np
 from keras_tuner.src import backend
 from keras_tuner.src.engine import hyperparameters as hp_module
 from keras_tuner.src.engine import metrics_tracking
@@ -56,6 +57,27 @@ class OptkitOracle:
             key=lambda trial: trial.score,
             reverse=self.objective.direction == "max",
         )[:num_trials]
+
+    def objective_values(self, trials: list) -> np.ndarray:
+        """Returns what trials came to; the lower the better.
+
+        Args:
+            trials: List of completed trials.
+
+        Returns:
+            Array of shape `(trials, objectives)`, negated where the objective is maximised.
+        """
+        each = getattr(self.objective, "objectives", None)
+        if each is None:
+            values = np.array([[trial.score] for trial in trials], dtype=float)
+            return -values if self.objective.direction == "max" else values
+        signs = [-1 if one.direction == "max" else 1 for one in each]
+        return np.array(
+            [
+                [s * t.metrics.get_best_value(o.name) for o, s in zip(each, signs, strict=True)]
+                for t in trials
+            ]
+        )
 
     def failed_trials(self) -> list:
         """Returns the trials that failed, the first first."""
