@@ -24,11 +24,17 @@ class BayesianOptimizationOracle(OptkitOracle, keras_tuner.oracles.BayesianOptim
         # KerasTuner's process is not needed, and importing scikit-learn takes a second.
         return None
 
+    def get_state(self):
+        theta = None if self._theta is None else self._theta.tolist()
+        return {**super().get_state(), "theta": theta}
+
     def set_state(self, state):
         # These are arguments; what an earlier process was given says nothing of this one.
         arguments = self.num_initial_points, self.alpha, self.beta
         super().set_state(state)
         self.num_initial_points, self.alpha, self.beta = arguments
+        theta = state.get("theta")
+        self._theta = None if theta is None else np.array(theta)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Returns the point that promises most.

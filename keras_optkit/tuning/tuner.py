@@ -60,8 +60,6 @@ class OptkitTuner:
         self._first_error: Exception | None = None
         self._validation_metrics: dict = {}
         model = self._explore(oracle)
-        if model is not None:
-            self._check_model(model)
         reports = model if self._fits_by_keras else None
         oracle.objective = settle_objective(objective, reports)
         if reports is not None:
@@ -78,9 +76,8 @@ class OptkitTuner:
             "objective": describe_objective(oracle.objective),
             "settings": self._settings(oracle),
             "space": describe_space(oracle.hyperparameters.space),
-            "model": {} if model is None else describe_model(model),
+            "model": describe_model(model) if isinstance(model, keras.Model) else {},
         }
-        del model, reports
         keras_tuner.Tuner.__init__(
             self,
             oracle,
@@ -114,7 +111,11 @@ class OptkitTuner:
         self.hypermodel.declare_hyperparameters(hp)
         oracle.update_space(hp)
         hp = oracle.get_space()
-        model = self._build_hypermodel(hp) if self._trains_models else self.hypermodel.build(hp)
+        if self._trains_models:
+            model = self._build_hypermodel(hp)
+            self._check_model(model)
+        else:
+            model = self.hypermodel.build(hp)
         oracle.update_space(hp)
         seen, waiting = list(hp.active_scopes), list(hp.inactive_scopes)
         while waiting:
@@ -135,8 +136,6 @@ class OptkitTuner:
         return model
 
     def _check_model(self, model: Any) -> None:
-        if not self._trains_models:
-            return
         if not isinstance(model, keras.Model):
             raise TypeError(
                 "`build(hp)` must return a compiled `keras.Model`. Did you forget `return model`? "
