@@ -52,7 +52,7 @@ class BayesianOptimizationOracle(OptkitOracle, keras_tuner.oracles.BayesianOptim
 
     def _first(self, space: UnitSpace) -> dict[str, Any] | None:
         """Returns a point of the first, space-filling ones, or `None` after them."""
-        count = self.num_initial_points or max(4, space.dimension + 1)
+        count = self.num_initial_points or max(6, space.dimension + 1)
         completed = sum(trial.status == "COMPLETED" for trial in self.trials.values())
         number = len(self.trials)
         if space.dimension == 0 or (completed >= count or number >= 2 * count):
@@ -121,7 +121,7 @@ class BayesianOptimization(OptkitTuner, keras_tuner.BayesianOptimization):
         max_trials: Integer >= 1, how many trials at most; `None` for no limit. A search that is
             opened again with more goes on.
         num_initial_points: Integer, how many trials are spread over the space before the process
-            is asked; by default one more than there are parameters, and at least 4.
+            is asked; by default one more than there are parameters, and at least 6.
         alpha: Float >= 0, the variance of the noise relative to that of the objective; by default
             it is estimated. KerasTuner's is fixed at 1e-4.
         beta: Float, the weight of the uncertainty in the lower confidence bound, KerasTuner's
