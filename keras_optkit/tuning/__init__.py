@@ -5,7 +5,9 @@ _MODULES = {
     "BayesianOptimization": "bayesian_optimization",
     "GridSearch": "grid_search",
     "Hyperband": "hyperband",
+    "MedianStopping": "trial_pruning",
     "RandomSearch": "random_search",
+    "SuccessiveHalving": "trial_pruning",
 }
 
 __all__ = sorted(_MODULES)

@@ -8,7 +8,7 @@ from scipy import linalg, optimize
 # Log-normal priors, (mean, standard deviation) of the logarithm, for outputs of variance 1 on the
 # unit cube. The length scale's mean grows with the square root of the number of parameters, so that
 # the typical distance is as long in any space (Hvarfner et al., 2024).
-_LENGTH = (-1.2, 0.9)
+_LENGTH = (-0.7, 0.9)
 _AMPLITUDE = (0.5, 1.0)
 _NOISE = (np.log(1e-4), 2.0)
 _NOISE_RANGE = (np.log(1e-8), np.log(0.5))
