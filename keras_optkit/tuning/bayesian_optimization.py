@@ -4,6 +4,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+import threadpoolctl
 
 from keras_optkit.tuning.oracle import OptkitOracle
 from keras_optkit.tuning.pareto import scalarise
@@ -43,7 +44,9 @@ class BayesianOptimizationOracle(OptkitOracle, keras_tuner.oracles.BayesianOptim
             trial_id: String, the new trial's ID.
         """
         space = UnitSpace(self.hyperparameters.space)
-        values = self._first(space) or self._next(space) or self._random_values()
+        # Matrices of this size gain nothing by threads, and lose much where others want the cores.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            values = self._first(space) or self._next(space) or self._random_values()
         return {"status": "STOPPED" if values is None else "RUNNING", "values": values}
 
     def _rng(self, what: int) -> np.random.Generator:
