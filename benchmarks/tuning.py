@@ -31,7 +31,9 @@ from tuning_functions import FUNCTIONS, make_oracle, search
 def suggestions(args):
     """Prints the median seconds of a suggestion."""
     function, bounds, _ = FUNCTIONS["Hartmann 6"]
-    print(f"{'trials so far':<14} {'ours':>10} {'KerasTuner':>12}   seconds, median of {args.repeats}")
+    print(
+        f"{'trials so far':<14} {'ours':>10} {'KerasTuner':>12}   seconds, median of {args.repeats}"
+    )
     for count in (10, 50, 100, 200):
         row = []
         for method in ("ours", "KerasTuner"):

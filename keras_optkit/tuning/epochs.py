@@ -38,9 +38,7 @@ class TrialPruningCallback(keras.callbacks.Callback):
         others.pop(os.path.basename(self.folder), None)
         histories = [other["values"] for other in others.values()]
         last = epoch + 1 == self.params["epochs"]
-        if not last and self.pruner.should_stop(
-            self._values, histories, self.objective.direction
-        ):
+        if not last and self.pruner.should_stop(self._values, histories, self.objective.direction):
             self.pruned = self.model.stop_training = True
         state = {"values": self._values, "pruned": self.pruned, "planned": self.params["epochs"]}
         write_json(os.path.join(self.folder, _FILE), state)

@@ -48,9 +48,11 @@ def test_the_log_of_the_expected_improvement():
     exact = mp.mpf
     mp.dps = 60
     for z in (-1000.0, -40.0, -5.0, -1.001, -0.999, 0.0, 3.0):
-        density = mp.exp(-exact(z) ** 2 / 2) / mp.sqrt(2 * mp.pi)
+        density = mp.exp(-(exact(z) ** 2) / 2) / mp.sqrt(2 * mp.pi)
         expected = mp.log(2 * (density + z * mp.ncdf(exact(z))))
-        value, by_mean, by_deviation = log_expected_improvement(np.array(-2 * z), np.array(2.0), 0.0)
+        value, by_mean, by_deviation = log_expected_improvement(
+            np.array(-2 * z), np.array(2.0), 0.0
+        )
         np.testing.assert_allclose(float(value), float(expected), rtol=1e-9)
         step = 1e-5
         above = log_expected_improvement(np.array(-2 * z + step), np.array(2.0), 0.0)[0]
@@ -184,8 +186,7 @@ def test_what_runs_is_kept_away_from(mixed):
 def test_the_pareto_front():
     values = np.random.default_rng(0).integers(0, 40, size=(60, 3))
     expected = [
-        not any(np.all(other <= row) and np.any(other < row) for other in values)
-        for row in values
+        not any(np.all(other <= row) and np.any(other < row) for other in values) for row in values
     ]
     np.testing.assert_array_equal(pareto_front(values), expected)
     assert 1 < sum(expected) < 60

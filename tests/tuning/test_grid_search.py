@@ -20,7 +20,8 @@ def test_the_grid_is_the_product_with_its_conditions():
     momenta = [i * 0.1 for i in range(6)]
     units = [16, 8, 32]
     expected = [
-        (("kind", "sgd"), ("momentum", m), ("units", u)) for m, u in itertools.product(momenta, units)
+        (("kind", "sgd"), ("momentum", m), ("units", u))
+        for m, u in itertools.product(momenta, units)
     ] + [(("kind", "adam"), ("units", u)) for u in units]
     assert found == expected
     assert all(type(dict(point)["units"]) is int for point in found)

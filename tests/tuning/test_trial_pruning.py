@@ -66,7 +66,9 @@ def test_median_stopping_is_the_rule_of_vizier(direction):
             for row, n in zip(values[1:], lengths[1:], strict=True)
         ]
         history = dict(enumerate(values[0, :epoch].tolist(), 1))
-        averages = [v[:epoch].mean() for v, n in zip(values[1:], lengths[1:], strict=True) if n >= epoch]
+        averages = [
+            v[:epoch].mean() for v, n in zip(values[1:], lengths[1:], strict=True) if n >= epoch
+        ]
         best = values[0, :epoch].max() if direction == "max" else values[0, :epoch].min()
         expected = epoch >= 2 and len(averages) >= 3
         if expected:

@@ -97,9 +97,7 @@ def test_a_search_without_a_completed_trial_raises_the_first_error(search_functi
 
 
 def test_a_limit_of_failures_in_a_row_is_kept(search_function, six_points):
-    tuner = search_function(
-        "GridSearch", fails_at_2, six_points, max_consecutive_failed_trials=2
-    )
+    tuner = search_function("GridSearch", fails_at_2, six_points, max_consecutive_failed_trials=2)
     with pytest.raises(RuntimeError, match="2 trials failed in a row: 2 of 5 failed"):
         tuner.search()
 
@@ -290,9 +288,7 @@ def test_bad_input_is_told_before_anything_is_written(change, match, build, tmp_
     (tmp_path / "p/mine").write_text("kept")
     kwargs = {"hypermodel": build, "objective": "val_loss", "max_trials": 1, **change}
     with pytest.raises((ValueError, TypeError), match=f"(?s){match}"):
-        tuning.RandomSearch(
-            **kwargs, directory=str(tmp_path), project_name="p", overwrite=True
-        )
+        tuning.RandomSearch(**kwargs, directory=str(tmp_path), project_name="p", overwrite=True)
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["mine"]
 
 
@@ -327,7 +323,9 @@ def test_a_metrics_own_direction_is_taken(toy, tmp_path, make_model):
     assert keras_tuner.engine.metrics_tracking.infer_metric_direction("val_r2_score") == "min"
 
     def build(hp):
-        return make_model(hp.Choice("optimizer", ["sgd", "adam"]), metrics=[keras.metrics.R2Score()])
+        return make_model(
+            hp.Choice("optimizer", ["sgd", "adam"]), metrics=[keras.metrics.R2Score()]
+        )
 
     tuner = tuning.RandomSearch(build, "val_r2_score", directory=str(tmp_path))
     assert tuner.oracle.objective.direction == "max"
