@@ -21,7 +21,6 @@ import warnings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # One process for each core does better than two threads in each process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-warnings.filterwarnings("ignore")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import numpy as np
@@ -89,10 +88,8 @@ def functions(args):
             if not count:
                 continue
             curves = np.array([found[method, name, seed, args.trials] for seed in range(count)])
-            cells = [
-                f"{np.median(curves[:, n - 1]) - minimum:9.4f} {curves[:, n - 1].mean() - minimum:9.4f}"
-                for n in after
-            ]
+            left = [curves[:, n - 1] - minimum for n in after]
+            cells = [f"{np.median(each):9.4f} {each.mean():9.4f}" for each in left]
             print(f"  {method:<12} {'   '.join(cells)}   ({count} seeds)")
 
 
@@ -106,6 +103,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
+    warnings.filterwarnings("ignore")
     {"suggestions": suggestions, "functions": functions}[args.what](args)
 
 

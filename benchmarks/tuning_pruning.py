@@ -14,8 +14,6 @@ import tempfile
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-warnings.filterwarnings("ignore")
-
 import keras
 import keras_tuner
 from pruning import fashion_mnist
@@ -91,6 +89,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--images", type=int, default=3000)
     args = parser.parse_args()
+    warnings.filterwarnings("ignore")
     data = fashion_mnist(args.data_dir, args.images)
     ratios = {"ours": [], "ours, pruned": []}
     for seed in range(1, args.seeds + 1):

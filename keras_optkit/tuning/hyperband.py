@@ -39,7 +39,7 @@ class HyperbandOracle(OptkitOracle, keras_tuner.oracles.HyperbandOracle):
             self._start_new_bracket()
 
     def needed_trials(self) -> set[str]:
-        """Returns the trials that may still be promoted, and those that promoted ones begin from."""
+        """Returns the trials that may be promoted, and those that running ones begin from."""
         running = [trial for trial in self.trials.values() if trial.status not in _ENDED]
         needed = {trial.hyperparameters.values.get("tuner/trial_id") for trial in running}
         for bracket in self._brackets:

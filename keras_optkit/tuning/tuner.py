@@ -327,8 +327,8 @@ class OptkitTuner:
         if self.keep_checkpoints is not None:
             megabytes = self.disk_usage() / 1e6
             lines.append(
-                f"The weights of the best {self.keep_checkpoints} trials are kept; the search takes "
-                f"{megabytes:.1f} MB in {self.project_dir!r}."
+                f"The weights of the best {self.keep_checkpoints} trials are kept; the search "
+                f"takes {megabytes:.1f} MB in {self.project_dir!r}."
             )
         return lines
 

@@ -131,4 +131,4 @@ def read_log(folder):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as root:
         found = {name: kill_all(name, pathlib.Path(root) / name) for name in sys.argv[1:]}
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
