@@ -223,6 +223,8 @@ def test_killed_at_any_moment_a_search_loses_nothing():
     assert found["GridSearch"]["kills"] > 30
 
 
+# On torch Keras has no distribution.
+@pytest.mark.backends("tensorflow", "jax")
 def test_policy_and_distribution_outlive_the_start_of_a_trial(build, toy, tmp_path):
     policy = keras.config.dtype_policy()
     before = keras.distribution.distribution()
