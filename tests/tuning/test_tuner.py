@@ -352,3 +352,21 @@ def test_conditional_parameters_are_found_the_same_at_each_start(search_function
         )
         spaces.append([parameter.name for parameter in tuner.oracle.get_space().space])
     assert spaces == [["kind", "count", "rate_0", "sub", "depth"]] * 3
+
+
+def test_an_interrupted_search_goes_on_in_the_same_process(search_function, six_points):
+    begun = []
+
+    def function(hp):
+        begun.append((hp["a"], hp["b"]))
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return float(hp["b"])
+
+    tuner = search_function("GridSearch", function, six_points)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.search()
+    tuner.search()
+    assert statuses(tuner) == ["COMPLETED"] * 6
+    # The one that was interrupted is repeated, and no other.
+    assert begun[2] == begun[3] and len(set(begun)) == 6 and len(begun) == 7
