@@ -5,7 +5,7 @@
 from keras_optkit import augmentation, callbacks, layers, normalization, pruning, schedules
 from keras_optkit._version import __version__
 
-_LAZY = ("data", "distillation", "export", "tfmot")
+_LAZY = ("data", "distillation", "distribution", "export", "tfmot", "tuning")
 
 __all__ = [
     "__version__",
@@ -13,12 +13,14 @@ __all__ = [
     "callbacks",
     "data",
     "distillation",
+    "distribution",
     "export",
     "layers",
     "normalization",
     "pruning",
     "schedules",
     "tfmot",
+    "tuning",
 ]
 
 
