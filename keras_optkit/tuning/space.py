@@ -78,9 +78,7 @@ class Around:
         return Range(low, high, "log", rate)
 
     def __str__(self) -> str:
-        return (
-            f"the model's own, divided by {self.factor:g} to times {self.factor:g}, on a log scale"
-        )
+        return f"the model's own / {self.factor:g} to x {self.factor:g}, on a log scale"
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,18 @@ def prepare(
     arguments = dict(arguments)
     if "epochs" in values:
         arguments["epochs"] = values["epochs"]
-    layers = _layer_makers(values, kind)
-    if not layers and kind is None and "batch_size" not in values:
+    augments = any(values.get(name, "none") != "none" for name in _CHANGES_IMAGES)
+    if not augments and kind is None and "batch_size" not in values:
         return arguments
     if is_dataset(arguments.get("x")):
-        return _prepare_dataset(arguments, values, kind, classes, layers, value_range, seed)
+        return _prepare_dataset(arguments, values, kind, classes, augments, value_range, seed)
     if not _are_arrays(arguments):
         raise ValueError(
             f"{_wanting(values, kind)} can be searched with NumPy arrays and with a "
             "`tf.data.Dataset`. Pass one of these, or leave it out of the space. "
             f"Received: x={type(arguments.get('x')).__name__}"
         )
-    return _prepare_arrays(arguments, values, kind, classes, layers, value_range, seed)
+    return _prepare_arrays(arguments, values, kind, classes, augments, value_range, seed)
 
 
 def is_dataset(x: Any) -> bool:
@@ -71,37 +71,44 @@ def _are_arrays(arguments) -> bool:
     )
 
 
-def _layer_makers(values, kind) -> list:
-    """Returns a function from (value_range, seed) to a layer, for each that the trial wants."""
-    from keras_optkit import augmentation
+def layers_for(
+    values: dict[str, Any], kind: str | None, value_range: tuple[float, float], seed: int | None
+) -> list:
+    """Returns the layers that a trial puts in front of its training data.
 
-    makers = []
-    strength = values.get("augmentation_strength")
-    policy = values.get("augmentation", "none")
-    if policy == "rand_augment":
-        magnitude = {} if strength is None else {"magnitude": strength}
-        makers.append(lambda r, s: augmentation.RandAugment(value_range=r, seed=s, **magnitude))
-    elif policy == "aug_mix":
-        severity = {} if strength is None else {"severity": strength}
-        makers.append(lambda r, s: augmentation.AugMix(value_range=r, seed=s, **severity))
-    elif policy == "trivial_augment_wide":
-        makers.append(lambda r, s: augmentation.TrivialAugmentWide(value_range=r, seed=s))
-    elif policy == "auto_augment":
-        makers.append(lambda r, s: augmentation.AutoAugment(value_range=r, seed=s))
+    Args:
+        values: Dictionary from the names in the space to values.
+        kind: What `label_kind` returned, or `None`.
+        value_range: Pair of numbers, black and white of float images.
+        seed: Integer or `None`.
+    """
+    from keras_optkit import augmentation as room
+
+    layers = []
+    policy, strength = values.get("augmentation", "none"), values.get("augmentation_strength")
+    if policy != "none":
+        layer, argument = {
+            "rand_augment": (room.RandAugment, "magnitude"),
+            "trivial_augment_wide": (room.TrivialAugmentWide, None),
+            "auto_augment": (room.AutoAugment, None),
+            "aug_mix": (room.AugMix, "severity"),
+        }[policy]
+        settings = {argument: strength} if argument and strength is not None else {}
+        layers.append(layer(value_range=value_range, seed=seed, **settings))
     mixing = values.get("mixing", "none")
     if mixing != "none":
-        layer = {"mixup": augmentation.MixUp, "cutmix": augmentation.CutMix}[mixing]
-        alpha = {"alpha": values["mixing_alpha"]} if "mixing_alpha" in values else {}
+        layer = {"mixup": room.MixUp, "cutmix": room.CutMix}[mixing]
+        settings = {"alpha": values["mixing_alpha"]} if "mixing_alpha" in values else {}
         classes = 1 if kind == BINARY else None
-        makers.append(lambda r, s: layer(num_classes=classes, seed=s, **alpha))
-    return makers
+        layers.append(layer(num_classes=classes, seed=seed, **settings))
+    return layers
 
 
-def _augmented(dataset, makers, first_images, value_range, seed):
+def _augmented(dataset, values, kind, images, value_range, seed):
     if value_range is None:
-        value_range = _range_of(first_images)
-    for maker in makers:
-        dataset = maker(value_range, seed).map(dataset)
+        value_range = _range_of(images)
+    for layer in layers_for(values, kind, value_range, seed):
+        dataset = layer.map(dataset)
     return dataset
 
 
@@ -130,10 +137,10 @@ def _require_images(shape, dtype, values) -> None:
         )
 
 
-def _prepare_arrays(arguments, values, kind, classes, makers, value_range, seed):
+def _prepare_arrays(arguments, values, kind, classes, augments, value_range, seed):
     if "batch_size" in values:
         arguments["batch_size"] = values["batch_size"]
-    if not makers and kind is None:
+    if not augments and kind is None:
         return arguments
     arguments = _cut_off_validation(arguments)
     if kind is not None:
@@ -146,7 +153,7 @@ def _prepare_arrays(arguments, values, kind, classes, makers, value_range, seed)
             arguments["validation_data"] = (x, _soft(np.asarray(y), kind, classes), *rest)
         if values.get("label_smoothing"):
             arguments["y"] = smoothed(arguments["y"], values["label_smoothing"], kind)
-    if not makers:
+    if not augments:
         return arguments
     import tensorflow as tf
 
@@ -166,7 +173,7 @@ def _prepare_arrays(arguments, values, kind, classes, makers, value_range, seed)
         if arguments.pop("shuffle", True):
             dataset = dataset.shuffle(len(x), seed=seed, reshuffle_each_iteration=True)
         dataset = dataset.batch(size)
-        arguments["x"] = _augmented(dataset, makers, x[:1000], value_range, seed)
+        arguments["x"] = _augmented(dataset, values, kind, x[:1000], value_range, seed)
     return arguments | {"shuffle": False}
 
 
@@ -205,11 +212,11 @@ def _soft_dataset(dataset, kind, classes, smoothing=0.0):
     return dataset.map(soft, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _prepare_dataset(arguments, values, kind, classes, makers, value_range, seed):
+def _prepare_dataset(arguments, values, kind, classes, augments, value_range, seed):
     import tensorflow as tf
 
     dataset = arguments["x"]
-    if makers or kind is not None:
+    if augments or kind is not None:
         spec = dataset.element_spec
         if not isinstance(spec, tuple) or len(spec) < 2:
             raise ValueError(
@@ -226,7 +233,7 @@ def _prepare_dataset(arguments, values, kind, classes, makers, value_range, seed
         elif validation is not None:
             x, y, *rest = validation
             arguments["validation_data"] = (x, _soft(np.asarray(y), kind, classes), *rest)
-    if makers:
+    if augments:
         images = dataset.element_spec[0]
         if not isinstance(images, tf.TensorSpec):
             raise ValueError(
@@ -235,7 +242,7 @@ def _prepare_dataset(arguments, values, kind, classes, makers, value_range, seed
             )
         _require_images(images.shape, images.dtype.name, values)
         first = next(iter(dataset.take(1)))[0].numpy()
-        dataset = _augmented(dataset, makers, first, value_range, seed)
+        dataset = _augmented(dataset, values, kind, first, value_range, seed)
     return arguments | {"x": dataset, "shuffle": False}
 
 

@@ -83,7 +83,7 @@ def test_each_optimizer_has_its_usual_rates(optimizer, low, high):
     ]
 
 
-def test_a_tuner_reaches_every_condition():
+def test_a_tuner_reaches_every_condition(tmp_path):
     seen = []
     space = Space(list(PARAMETERS))
 
@@ -92,15 +92,12 @@ def test_a_tuner_reaches_every_condition():
         return 0.0
 
     class Tuner(keras_tuner.RandomSearch):
-        def run_trial(self, trial):
+        def run_trial(self, trial, verbose):
             return build(trial.hyperparameters)
 
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        tuner = Tuner(build, max_trials=40, directory=folder, seed=0)
-        assert [p.name for p in tuner.oracle.get_space().space] == space.names
-        tuner.search(verbose=0)
+    tuner = Tuner(build, max_trials=40, directory=str(tmp_path), seed=0)
+    assert [p.name for p in tuner.oracle.get_space().space] == space.names
+    tuner.search(verbose=0)
     for name in PARAMETERS:
         assert any(name in values for values in seen), name
     for values in seen:
