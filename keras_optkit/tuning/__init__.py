@@ -1,35 +1,31 @@
-"""Tuning: hypermodels that know this package, and one call that searches them."""
+"""Searches for the best settings of a model: KerasTuner's, that survive, stop early and think."""
 
-import importlib
-
-# Each name and the module that holds it. All of them need KerasTuner, so none is imported before
-# it is asked for.
+# KerasTuner is heavy: the module of a name is imported when the name is used.
 _MODULES = {
+    "BayesianOptimization": "bayesian_optimization",
     "DEFAULT_SPACE": "space",
+    "GridSearch": "grid_search",
     "HyperConvNet": "hyper_conv_net",
     "HyperMLP": "hyper_mlp",
     "HyperResNet": "hyper_res_net",
+    "Hyperband": "hyperband",
     "OptkitHyperModel": "hyper_model",
+    "RandomSearch": "random_search",
     "TuneResult": "tune_result",
     "tune": "tune_model",
 }
 
-__all__ = [
-    "DEFAULT_SPACE",
-    "HyperConvNet",
-    "HyperMLP",
-    "HyperResNet",
-    "OptkitHyperModel",
-    "TuneResult",
-    "tune",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str):
     if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        module = importlib.import_module(f"keras_optkit.tuning.{_MODULES[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module 'keras_optkit.tuning' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})
