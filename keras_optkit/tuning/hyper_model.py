@@ -9,8 +9,9 @@ import keras_tuner
 from keras_tuner.errors import FatalTypeError, FatalValueError
 
 from keras_optkit.core.graph import rebuild
-from keras_optkit.core.monitor import Monitor
+from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning.apply import apply_to_model, callbacks_for, compile_arguments, own_rate
+from keras_optkit.tuning.objective import check_reported, check_validated
 from keras_optkit.tuning.settled_epochs import SettledEpochs
 from keras_optkit.tuning.soft_labels import label_kind, soft_arguments
 from keras_optkit.tuning.space import Space
@@ -196,7 +197,9 @@ class OptkitHyperModel(keras_tuner.HyperModel):
         callbacks = list(given.pop("callbacks", None) or [])
         objective = next((c.objective for c in callbacks if hasattr(c, "objective")), None)
         try:
-            check_objective(objective, model, given)
+            if objective is not None and objective.name != "default_objective":
+                check_reported(objective, model)
+                check_validated(objective, compiled_metrics(model) or (), (), given)
             if "epochs" in values and "tuner/epochs" in hp.values:
                 raise ValueError(
                     "Hyperband sets the epochs of each trial itself. Leave 'epochs' out of the "
@@ -227,32 +230,6 @@ class OptkitHyperModel(keras_tuner.HyperModel):
         count = len(self._space.names)
         lines = "\n".join(f"  {line}" for line in str(self._space).splitlines())
         return f"Search space of {count} parameter{'s' * (count != 1)}:\n{lines}"
-
-
-def check_objective(objective: Any, model: keras.Model, arguments: Mapping[str, Any]) -> None:
-    """Raises if a model will not report what a search is for.
-
-    Args:
-        objective: `keras_tuner.Objective`, one of several, or `None` for no check.
-        model: The compiled model.
-        arguments: The arguments of its `fit`.
-
-    Raises:
-        ValueError: If the model does not report it, with the nearest that it does report.
-    """
-    for part in getattr(objective, "objectives", [objective]):
-        name = getattr(part, "name", None)
-        if name is None or name == "default_objective":
-            continue
-        Monitor(name, mode=part.direction).bind(model)
-        no_validation = arguments.get("validation_data") is None and not arguments.get(
-            "validation_split"
-        )
-        if name.startswith("val_") and no_validation:
-            raise ValueError(
-                f"The objective '{name}' comes with validation data only. Pass `validation_data` "
-                f"or `validation_split` to `search`. Received: objective={name!r}"
-            )
 
 
 def _needs_soft_labels(values: Mapping[str, Any]) -> bool:

@@ -140,7 +140,9 @@ class OptkitOracle:
         state = read_json(self._get_oracle_fname())
         self._check_same(state)
         pattern = os.path.join(self._project_dir, "trial_*", "trial.json")
-        trials = [trial_module.Trial.from_state(read_json(path)) for path in backend.io.glob(pattern)]
+        trials = [
+            trial_module.Trial.from_state(read_json(path)) for path in backend.io.glob(pattern)
+        ]
         known = {trial.trial_id: trial for trial in trials}
         # A trial is begun once both its own file and the oracle's say so.
         for trial_id in set(known) - set(state["start_order"]):

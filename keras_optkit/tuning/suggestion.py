@@ -97,9 +97,7 @@ def warp(outputs: np.ndarray) -> np.ndarray:
 class _Score:
     """The acquisition function over the unit cube."""
 
-    def __init__(
-        self, space: UnitSpace, process: GaussianProcess, best: float, beta: float | None
-    ):
+    def __init__(self, space: UnitSpace, process: GaussianProcess, best: float, beta: float | None):
         self.space, self.process, self.best, self.beta = space, process, best, beta
         self._slopes = space.slopes()
 
