@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-_TREES, _SAMPLES = 64, 256
+_TREES, _SAMPLES = 64, 1024
 # With fewer trials than this, a forest has nothing to split.
 ENOUGH = 6
 
@@ -38,15 +38,15 @@ def variance_shares(
         Hutter, Hoos and Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter
         Importance", 2014. Jansen, "Analysis of variance designs for model output", 1999.
     """
+    from scipy.stats import qmc
     from sklearn.ensemble import RandomForestRegressor
 
     points, scores = np.asarray(points, float), np.asarray(scores, float)
     if len(scores) < ENOUGH or points.shape[1] == 0 or np.ptp(scores) == 0:
         return None
     forest = RandomForestRegressor(_TREES, random_state=seed).fit(points, scores)
-    rng = np.random.default_rng(seed)
     count = points.shape[1]
-    a, b = rng.random((2, _SAMPLES, count))
+    a, b = np.hsplit(qmc.Sobol(2 * count, seed=seed).random(_SAMPLES), 2)
     asked = [a]
     for i in range(count):
         asked.append(a.copy())

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 _SIZE = 15
+_UNUSED = -0.15
 
 
 def draw_objective(
@@ -81,7 +82,7 @@ def draw_parallel(
     Args:
         axes: `matplotlib.axes.Axes`.
         columns: Dictionary from a name to the places in [0, 1] of each trial's value, NaN where it
-            plays no part, and labels at places.
+            plays no part (drawn below all values), and labels at places.
         scores: Array of what the trials came to.
         objective: String, its name.
         direction: `"min"` or `"max"`.
@@ -94,7 +95,9 @@ def draw_parallel(
     norm = colors.Normalize(0, max(1, len(scores) - 1))
     shade = cm.ScalarMappable(norm, "viridis")
     places = np.array([columns[name][0] for name in names]).reshape(len(names), len(scores))
-    best = int(np.argmax(ranks)) if len(scores) else -1
+    unused = np.isnan(places)
+    places = np.where(unused, _UNUSED, places)
+    best = int(np.argmax(ranks))
     for trial in sorted(range(len(scores)), key=lambda t: ranks[t]):
         is_best = trial == best
         axes.plot(
@@ -109,7 +112,8 @@ def draw_parallel(
         )
     for i, name in enumerate(names):
         axes.axvline(i, color="black", linewidth=0.8)
-        for place, label in columns[name][1].items():
+        labels = {_UNUSED: "unused"} if unused[i].any() else {}
+        for place, label in {**columns[name][1], **labels}.items():
             axes.annotate(
                 label, (i, place), xytext=(6, 0), textcoords="offset points",
                 fontsize=_SIZE - 5, va="center", zorder=4,
@@ -120,7 +124,7 @@ def draw_parallel(
         range(len(names)), names, rotation=0 if few else 30, ha="center" if few else "right"
     )
     axes.set_xlim(-0.2, max(1, len(names) - 1) + 0.6)
-    axes.set_ylim(-0.06, 1.12)
+    axes.set_ylim(_UNUSED - 0.05 if unused.any() else -0.05, 1.04)
     axes.set_yticks([])
     axes.tick_params(labelsize=_SIZE - 3)
     bar = axes.figure.colorbar(shade, ax=axes, ticks=[0, norm.vmax])
@@ -129,6 +133,6 @@ def draw_parallel(
     )
     bar.ax.set_yticklabels([f"{end:.4g}" for end in ends], fontsize=_SIZE - 3)
     bar.set_label(f"{objective}, by rank", fontsize=_SIZE - 2)
-    axes.legend(fontsize=_SIZE - 3, loc="upper right")
+    axes.legend(fontsize=_SIZE - 3, loc="lower right", bbox_to_anchor=(1, 1))
     for side in axes.spines.values():
         side.set_visible(False)

@@ -1,11 +1,11 @@
 """One call from a model and its data to the best settings."""
 
+import contextlib
 import inspect
 import numbers
 import os
 import tempfile
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ import keras_tuner
 from keras_optkit.core.checks import check_count
 from keras_optkit.core.messages import did_you_mean
 from keras_optkit.core.monitor import compiled_metrics
+from keras_optkit.core.optimizer import ensure_built
 from keras_optkit.tuning.bayesian_optimization import BayesianOptimization
 from keras_optkit.tuning.deadline import Deadline, TimeIsUp
 from keras_optkit.tuning.files import check_directory
@@ -85,7 +86,7 @@ def tune(
         held_out: Float in (0, 1), the share of arrays that trials are compared by, drawn at random.
         callbacks: Callbacks for each trial, such as `EarlyStopping`. Each trial has copies.
         directory: Where the search is kept, with all that `TuneResult.save` writes. `None` for a
-            temporary one, which goes with the result.
+            temporary one.
         project_name: String, the folder in `directory`.
         overwrite: Boolean, whether to start afresh where the directory holds a search.
         seed: Integer, for what is held out, for the tuner, and for augmentation.
@@ -117,42 +118,42 @@ def tune(
     arguments = split_data(data, held_out, seed)
     if batch_size is not None:
         arguments["batch_size"] = batch_size
-    temporary = None
-    if directory is None:
-        temporary = tempfile.TemporaryDirectory(prefix="optkit_tuning_")
-        directory = temporary.name
-    check_directory(os.fspath(directory))
-    if objective is None:
-        objective = _objective_of(hypermodel)
-    limit = {"max_epochs": epochs} if issubclass(kind, keras_tuner.Hyperband) else {}
-    if not limit:
-        arguments["epochs"], limit = epochs, {"max_trials": trials}
-    search = kind(
-        hypermodel,
-        objective=objective,
-        seed=seed,
-        directory=os.fspath(directory),
-        project_name=project_name,
-        overwrite=overwrite,
-        **limit,
-        **kwargs,
-    )
-    # Hyperband ends by its own plan, or here.
-    search.oracle.max_trials = trials
-    deadline = Deadline(minutes)
-    _watch(search.oracle, deadline, verbose)
-    stopped = None
-    try:
-        search.search(**arguments, callbacks=[*callbacks, deadline], verbose=0)
-    except KeyboardInterrupt as error:
-        if not deadline.armed:
-            raise
-        stopped = "time is up" if isinstance(error, TimeIsUp) else "interrupted"
-    result = _result(search, None if temporary else os.fspath(search.project_dir), stopped)
-    if temporary is not None:
-        weakref.finalize(result, temporary.cleanup)
-    else:
-        result.save(search.project_dir)
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="optkit_tuning_"))
+        else:
+            folder = os.fspath(directory)
+        check_directory(folder)
+        limit = {"max_trials": trials}
+        if issubclass(kind, keras_tuner.Hyperband):
+            limit = {"max_epochs": epochs}
+        else:
+            arguments["epochs"] = epochs
+        search = kind(
+            hypermodel,
+            objective=_objective_of(hypermodel) if objective is None else objective,
+            seed=seed,
+            directory=folder,
+            project_name=project_name,
+            overwrite=overwrite,
+            **limit,
+            **kwargs,
+        )
+        # Hyperband ends by its own plan, or here.
+        search.oracle.max_trials = trials
+        deadline = Deadline(minutes)
+        _watch(search.oracle, deadline, verbose)
+        stopped = None
+        try:
+            search.search(**arguments, callbacks=[*callbacks, deadline], verbose=0)
+        except KeyboardInterrupt as error:
+            if not deadline.armed:
+                raise
+            stopped = "time is up" if isinstance(error, TimeIsUp) else "interrupted"
+        kept = None if directory is None else os.fspath(search.project_dir)
+        result = _result(search, kept, stopped)
+    if kept is not None:
+        result.save(kept)
     if verbose:
         _say(str(result))
     return result
@@ -247,6 +248,8 @@ def _result(search: keras_tuner.Tuner, directory: str | None, stopped: str | Non
         # The optimizer of a model that will not train on has no state to load.
         warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
         (model,) = search.get_best_models(1)
+    # A file with an optimizer that is half there is loaded with a warning.
+    ensure_built(model, "tune")
     (hyperparameters,) = search.get_best_hyperparameters(1)
     return TuneResult(
         objective=oracle.objective.name,
