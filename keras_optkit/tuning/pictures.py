@@ -60,12 +60,14 @@ def draw_importance(axes: Any, shares: dict[str, tuple[float, float]], objective
     values = [100 * shares[name][0] for name in names]
     spread = [100 * shares[name][1] for name in names]
     at = np.arange(len(names))
-    # A share is never below 0, whatever the spread.
-    below = np.minimum(values, spread)
-    axes.barh(at, values, xerr=[below, spread], color="tab:blue", ecolor="gray", capsize=4)
+    # A share is in [0, 1], whatever the spread.
+    ends = [np.minimum(values, spread), np.clip(100 - np.array(values), 0, spread)]
+    axes.barh(at, values, xerr=ends, color="tab:blue", ecolor="gray", capsize=4)
     axes.set_yticks(at, names)
     axes.set_xlabel(f"share of the variance of {objective}, %", fontsize=_SIZE)
-    axes.set_title("What the objective depends on (bars: spread over a forest)", fontsize=_SIZE - 2)
+    axes.set_title(
+        "What the objective depends on (lines: spread over a random forest)", fontsize=_SIZE - 2
+    )
     axes.tick_params(labelsize=_SIZE - 2)
     axes.grid(axis="x", alpha=0.3)
 
@@ -91,13 +93,14 @@ def draw_parallel(
 
     names = list(columns)
     # By rank: one bad trial would take the colors of all others.
-    ranks = np.argsort(np.argsort(scores if direction == "max" else -scores))
-    norm = colors.Normalize(0, max(1, len(scores) - 1))
+    rising = scores if direction == "max" else -scores
+    ranks = np.unique(rising, return_inverse=True)[1]
+    norm = colors.Normalize(0, max(1, ranks.max()))
     shade = cm.ScalarMappable(norm, "viridis")
     places = np.array([columns[name][0] for name in names]).reshape(len(names), len(scores))
     unused = np.isnan(places)
     places = np.where(unused, _UNUSED, places)
-    best = int(np.argmax(ranks))
+    best = int(np.argmax(rising))
     for trial in sorted(range(len(scores)), key=lambda t: ranks[t]):
         is_best = trial == best
         axes.plot(
@@ -123,7 +126,7 @@ def draw_parallel(
     axes.set_xticks(
         range(len(names)), names, rotation=0 if few else 30, ha="center" if few else "right"
     )
-    axes.set_xlim(-0.2, max(1, len(names) - 1) + 0.6)
+    axes.set_xlim(-0.2, len(names) - 1 + 0.15 * max(1, len(names) - 1))
     axes.set_ylim(_UNUSED - 0.05 if unused.any() else -0.05, 1.04)
     axes.set_yticks([])
     axes.tick_params(labelsize=_SIZE - 3)

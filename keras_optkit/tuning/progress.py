@@ -15,7 +15,7 @@ class ProgressTable:
     Args:
         objective: String, the name of the objective.
         direction: `"min"` or `"max"`.
-        names: List of the names of the parameters.
+        space: List of KerasTuner's parameters.
         write: A function from a line, and whether it is of the best trial so far, to nothing.
     """
 
@@ -23,15 +23,20 @@ class ProgressTable:
         self,
         objective: str,
         direction: str,
-        names: list[str],
+        space: list,
         write: Callable[[str, bool], None] | None = None,
     ):
-        self._names = list(dict.fromkeys(names))
+        widths: dict[str, int] = {}
+        for parameter in space:
+            texts = map(_text, getattr(parameter, "values", ()))
+            lengths = [_NARROW, len(parameter.name), *map(len, texts)]
+            widths[parameter.name] = max([*lengths, widths.get(parameter.name, 0)])
+        self._names = list(widths)
         self._direction = direction
         self._best: float | None = None
         self._write = write or _write
         self._widths = [5, max(len(objective), _NARROW), _NARROW, 7]
-        self._widths += [max(len(name), _NARROW) for name in self._names]
+        self._widths += widths.values()
         self._head = ["trial", objective, "best", "seconds", *self._names]
         self._began: dict[str, float] = {}
         self._told = False
@@ -81,7 +86,7 @@ class ProgressTable:
         return score > self._best if self._direction == "max" else score < self._best
 
     def _line(self, cells: list[str]) -> str:
-        return "  ".join(f"{c[:w]:>{w}}" for c, w in zip(cells, self._widths, strict=True))
+        return "  ".join(f"{c:>{w}}" for c, w in zip(cells, self._widths, strict=True))
 
 
 def last_line(message: str | None) -> str | None:

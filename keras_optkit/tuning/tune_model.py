@@ -202,9 +202,8 @@ def _objective_of(hypermodel: keras_tuner.HyperModel) -> str:
 def _watch(oracle: Any, deadline: Deadline, verbose: bool) -> None:
     """Lets a line be written as each trial ends, and the deadline be kept between two of them."""
     create, end = oracle.create_trial, oracle.end_trial
-    names = [parameter.name for parameter in oracle.get_space().space]
-    objective = oracle.objective
-    table = ProgressTable(objective.name, objective.direction, names) if verbose else None
+    objective, space = oracle.objective, oracle.get_space().space
+    table = ProgressTable(objective.name, objective.direction, space) if verbose else None
     for trial in oracle.trials.values():
         if trial.status == "COMPLETED":
             deadline.armed = True

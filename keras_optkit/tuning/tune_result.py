@@ -235,9 +235,11 @@ class TuneResult:
         )
         width = max(map(len, best.values), default=0)
         shares = self.importance()
-        for name, value in best.values.items():
+        texts = {name: _text(value) for name, value in best.values.items()}
+        longest = max(map(len, texts.values()), default=0)
+        for name, text in texts.items():
             share = f"   {shares[name]:4.0%} of the variance" if name in shares else ""
-            lines.append(f"  {name:{width}}  {_text(value):>10}{share}")
+            lines.append(f"  {name:{width}}  {text:>{longest}}{share}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
