@@ -28,8 +28,10 @@ def draw_objective(
     axes.plot(at, numbers, "o", color="tab:blue", markersize=8, alpha=0.75, label="trial")
     failed = at[np.isnan(numbers)]
     if len(failed):
-        low = axes.get_ylim()[0]
-        axes.plot(failed, np.full(len(failed), low), "x", color="black", label="failed")
+        # At the bad end, whatever the numbers are.
+        place = np.full(len(failed), 0.03 if direction == "max" else 0.97)
+        where = axes.get_xaxis_transform()
+        axes.plot(failed, place, "x", color="black", transform=where, label="failed")
     if np.isfinite(numbers).any():
         winner = int(np.nanargmax(numbers) if direction == "max" else np.nanargmin(numbers))
         axes.plot(

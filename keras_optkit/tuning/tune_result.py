@@ -142,7 +142,7 @@ class TuneResult:
         Args:
             path: The file to write; its directory must exist.
         """
-        scores = [trial.score for trial in self.trials]
+        scores = [trial.score for trial in self.trials if trial.status != "RUNNING"]
         save_picture(
             path, lambda axes: draw_objective(axes, scores, self.objective, self.direction)
         )

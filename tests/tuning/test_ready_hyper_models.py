@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_optkit import layers
+from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning import HyperConvNet, HyperMLP, HyperResNet, OptkitHyperModel
 
 
@@ -33,8 +34,8 @@ def test_networks_for_images(make, names):
     assert last.output.shape == (None, 8, 6, 16 * 2**2)
     assert model.get_layer("dropout").rate == 0.25
     x = np.random.default_rng(0).uniform(0, 255, (4, 32, 24, 3)).astype("float32")
-    history = model.fit(x, np.arange(4), verbose=0)
-    assert np.isfinite(history.history["loss"][0]) and "accuracy" in history.history
+    assert np.isfinite(keras.ops.convert_to_numpy(model(x, training=True))).all()
+    assert "accuracy" in compiled_metrics(model)
 
 
 def test_small_images_have_no_stages_to_search():
@@ -64,10 +65,9 @@ def test_a_table_of_numbers_and_one_of_classes():
 
 
 @pytest.mark.backends("tensorflow")
-@pytest.mark.parametrize("kind", ["BayesianOptimization", "GridSearch"])
-def test_any_tuner_takes_them(tmp_path, digits, kind):
+def test_keras_tuner_s_own_take_them(tmp_path, digits):
     hypermodel = HyperMLP((64,), 10)
-    tuner = getattr(keras_tuner, kind)(
+    tuner = keras_tuner.GridSearch(
         hypermodel, "val_accuracy", max_trials=2, directory=str(tmp_path), seed=0
     )
     x, y = digits[0].reshape(-1, 64)[:300], digits[1][:300]

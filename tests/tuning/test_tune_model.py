@@ -74,7 +74,7 @@ def test_more_trials_go_on(found, data, capsys):
     assert len(more.trials) == 8
     printed = capsys.readouterr().out.splitlines()
     head = [line.split() for line in printed if line.split()[:1] == ["trial"]]
-    assert head == [["trial", "val_accuracy", "best", "seconds", "learning_rate", "schedule"]]
+    assert head == ["trial val_accuracy best seconds learning_rate schedule".split()]
     rows = [line.split() for line in printed if line.startswith("    8")]
     # The best so far is that of all eight.
     best = max(trial.score for trial in more.trials)
@@ -142,11 +142,10 @@ def test_a_failed_trial_is_told(data, capsys):
 
 
 @pytest.mark.backends("tensorflow")
-@pytest.mark.parametrize("tuner", ["grid", "hyperband"])
-def test_other_tuners_and_hypermodels(tuner, digits):
+def test_hyperband_and_a_hypermodel(digits):
     x, y = digits[0].reshape(-1, 64)[:200], digits[1][:200]
     result = tune(
-        HyperMLP((64,), 10), ((x, y), (x, y)), trials=2, epochs=2, tuner=tuner, batch_size=100,
+        HyperMLP((64,), 10), ((x, y), (x, y)), trials=2, epochs=2, tuner="hyperband", batch_size=100,
         verbose=False,
     )  # fmt: skip
     assert [trial.status for trial in result.trials] == ["COMPLETED"] * 2
@@ -160,8 +159,8 @@ def test_a_model_and_datasets_of_this_package(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     train, test = optkit_data.load(split=["train[:20%]", "test[:50%]"])
     space = {"learning_rate": True, "label_smoothing": 0.1, "batch_size": 50}
-    result = tune(build(), (train, test), trials=2, epochs=1, space=space, verbose=False)
-    assert [trial.status for trial in result.trials] == ["COMPLETED"] * 2
+    result = tune(build(), (train, test), trials=1, epochs=1, space=space, verbose=False)
+    assert [trial.status for trial in result.trials] == ["COMPLETED"]
     assert np.isfinite(result.model.evaluate(test, verbose=0)[0])
 
 
