@@ -145,8 +145,8 @@ def test_a_failed_trial_is_told(data, capsys):
 def test_hyperband_and_a_hypermodel(digits):
     x, y = digits[0].reshape(-1, 64)[:200], digits[1][:200]
     result = tune(
-        HyperMLP((64,), 10), ((x, y), (x, y)), trials=2, epochs=2, tuner="hyperband", batch_size=100,
-        verbose=False,
+        HyperMLP((64,), 10), ((x, y), (x, y)), trials=2, epochs=2, tuner="hyperband",
+        batch_size=100, verbose=False,
     )  # fmt: skip
     assert [trial.status for trial in result.trials] == ["COMPLETED"] * 2
     assert "units" in result.best.values
