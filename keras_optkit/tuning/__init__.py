@@ -9,8 +9,10 @@ _MODULES = {
     "HyperMLP": "hyper_mlp",
     "HyperResNet": "hyper_res_net",
     "Hyperband": "hyperband",
+    "MedianStopping": "trial_pruning",
     "OptkitHyperModel": "hyper_model",
     "RandomSearch": "random_search",
+    "SuccessiveHalving": "trial_pruning",
     "TuneResult": "tune_result",
     "tune": "tune_model",
 }

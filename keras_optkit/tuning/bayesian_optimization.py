@@ -4,6 +4,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+import threadpoolctl
 
 from keras_optkit.tuning.oracle import OptkitOracle
 from keras_optkit.tuning.pareto import scalarise
@@ -24,11 +25,17 @@ class BayesianOptimizationOracle(OptkitOracle, keras_tuner.oracles.BayesianOptim
         # KerasTuner's process is not needed, and importing scikit-learn takes a second.
         return None
 
+    def get_state(self):
+        theta = None if self._theta is None else self._theta.tolist()
+        return {**super().get_state(), "theta": theta}
+
     def set_state(self, state):
         # These are arguments; what an earlier process was given says nothing of this one.
         arguments = self.num_initial_points, self.alpha, self.beta
         super().set_state(state)
         self.num_initial_points, self.alpha, self.beta = arguments
+        theta = state.get("theta")
+        self._theta = None if theta is None else np.array(theta)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Returns the point that promises most.
@@ -37,7 +44,9 @@ class BayesianOptimizationOracle(OptkitOracle, keras_tuner.oracles.BayesianOptim
             trial_id: String, the new trial's ID.
         """
         space = UnitSpace(self.hyperparameters.space)
-        values = self._first(space) or self._next(space) or self._random_values()
+        # Matrices of this size gain nothing by threads, and lose much where others want the cores.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            values = self._first(space) or self._next(space) or self._random_values()
         return {"status": "STOPPED" if values is None else "RUNNING", "values": values}
 
     def _rng(self, what: int) -> np.random.Generator:
@@ -46,7 +55,7 @@ class BayesianOptimizationOracle(OptkitOracle, keras_tuner.oracles.BayesianOptim
 
     def _first(self, space: UnitSpace) -> dict[str, Any] | None:
         """Returns a point of the first, space-filling ones, or `None` after them."""
-        count = self.num_initial_points or max(4, space.dimension + 1)
+        count = self.num_initial_points or max(6, space.dimension + 1)
         completed = sum(trial.status == "COMPLETED" for trial in self.trials.values())
         number = len(self.trials)
         if space.dimension == 0 or (completed >= count or number >= 2 * count):
@@ -115,7 +124,7 @@ class BayesianOptimization(OptkitTuner, keras_tuner.BayesianOptimization):
         max_trials: Integer >= 1, how many trials at most; `None` for no limit. A search that is
             opened again with more goes on.
         num_initial_points: Integer, how many trials are spread over the space before the process
-            is asked; by default one more than there are parameters, and at least 4.
+            is asked; by default one more than there are parameters, and at least 6.
         alpha: Float >= 0, the variance of the noise relative to that of the objective; by default
             it is estimated. KerasTuner's is fixed at 1e-4.
         beta: Float, the weight of the uncertainty in the lower confidence bound, KerasTuner's

@@ -90,7 +90,9 @@ def fit(
     fixed = None if noise is None else np.log(max(noise, 1e-8))
     noises = _NOISE_RANGE if fixed is None else (fixed, fixed)
     bounds = [*[(np.log(0.02), np.log(20.0))] * count, (np.log(0.05), np.log(50.0)), noises]
-    starts = [means] if start is None or len(start) != len(means) else [start, means]
+    # What looks like a rough function may be a smooth one in noise: both are begun from.
+    smooth = np.r_[means[:-2] + 0.7, means[-2], np.log(0.1)]
+    starts = [means, smooth] if start is None else [start, means, smooth]
     found = [
         optimize.minimize(
             _negative_log_posterior,
@@ -99,9 +101,9 @@ def fit(
             jac=True,
             bounds=bounds,
             method="L-BFGS-B",
-            options={"maxiter": 40 if i == 0 else 15, "maxcor": 10},
+            options={"maxiter": 30},
         )
-        for i, first in enumerate(starts)
+        for first in starts
     ]
     theta = min(found, key=lambda result: result.fun).x
     return condition(x, y, groups, theta)

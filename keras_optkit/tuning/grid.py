@@ -12,6 +12,10 @@ def discrete_values(parameter: Any) -> list | None:
     """
     if getattr(parameter, "step", 0) is None:
         return None
+    if getattr(parameter, "sampling", None) == "linear":
+        # By KerasTuner's count, 0 to 0.5 in steps of 0.1 ends at 0.4.
+        count = int((parameter.max_value - parameter.min_value) / parameter.step + 1e-9) + 1
+        return [parameter.min_value + i * parameter.step for i in range(count)]
     # KerasTuner's `Int` gives floats where its step multiplies.
     whole = type(parameter).__name__ == "Int"
     return [round(value) if whole else value for value in parameter.values]

@@ -38,6 +38,17 @@ class HyperbandOracle(OptkitOracle, keras_tuner.oracles.HyperbandOracle):
             self._increment_bracket_num()
             self._start_new_bracket()
 
+    def needed_trials(self) -> set[str]:
+        """Returns the trials that may be promoted, and those that running ones begin from."""
+        running = [trial for trial in self.trials.values() if trial.status not in _ENDED]
+        needed = {trial.hyperparameters.values.get("tuner/trial_id") for trial in running}
+        for bracket in self._brackets:
+            rounds = bracket["rounds"]
+            for i in range(len(rounds) - 1):
+                if len(rounds[i + 1]) < self._get_size(bracket["bracket_num"], i + 1):
+                    needed |= {info["id"] for info in rounds[i]}
+        return needed - {None}
+
     def _begin(self, trial_id: str, bracket: dict) -> dict[str, Any] | None:
         first = bracket["rounds"][0]
         if self._used_up or len(first) >= self._get_size(bracket["bracket_num"], 0):

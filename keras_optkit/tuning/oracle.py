@@ -79,6 +79,10 @@ class OptkitOracle:
             ]
         )
 
+    def needed_trials(self) -> set[str]:
+        """Returns the IDs of ended trials whose weights a later trial may begin from."""
+        return set()
+
     def failed_trials(self) -> list:
         """Returns the trials that failed, the first first."""
         trials = (self.trials[trial_id] for trial_id in self.end_order)

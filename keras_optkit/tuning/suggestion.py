@@ -12,6 +12,8 @@ from keras_optkit.tuning.unit_space import UnitSpace
 # Points drawn all over the space and around the best ones, and climbs from the best of these.
 _GLOBAL, _LOCAL, _STARTS = 1000, 500, 6
 _NEIGHBOURS = 60
+# The logarithm of an expected improvement, in standard deviations, that is not worth a trial.
+_LITTLE = np.log(1e-4)
 
 
 def suggest(
@@ -55,17 +57,25 @@ def suggest(
         x = np.vstack([process.x, space.features(pending)])
         expected = process.predict(space.features(pending))[0]
         process = condition(x, np.r_[y, expected], space.groups, theta)
-    score = _Score(space, process, best, beta)
     pool = space.snap(_pool(points[np.argsort(outputs)[:5]], space.dimension, rng))
-    scores = score(pool)
-    order = np.argsort(-scores)
+    ranked, promise = _rank(_Score(space, process, best, beta), pool, rng)
+    if beta is None and promise < _LITTLE:
+        # All that the process believes in has been seen. With half the length scales it believes
+        # less, and the search leaves the optimum that it is in.
+        less = np.r_[theta[:-2] - np.log(2), theta[-2:]]
+        process = condition(process.x, process.predict(process.x)[0], space.groups, less)
+        ranked, _ = _rank(_Score(space, process, best, beta), pool, rng)
+    return next((point for point in ranked if is_new(point)), None), theta
+
+
+def _rank(score: "_Score", pool: np.ndarray, rng: np.random.Generator) -> tuple[list, float]:
+    """Returns points in the order of their promise, and the promise of the first."""
+    order = np.argsort(-score(pool))
     # The best of the draws around the best points are often one place: some are from all over.
     wide = order[order < _GLOBAL]
     starts = dict.fromkeys([*order[: _STARTS // 2], *wide[: _STARTS // 2]])
-    found = [score.climb(pool[i], rng) for i in starts]
-    found.sort(key=lambda item: -item[1])
-    ranked = [point for point, _ in found] + [pool[i] for i in order]
-    return next((point for point in ranked if is_new(point)), None), theta
+    found = sorted((score.climb(pool[i], rng) for i in starts), key=lambda item: -item[1])
+    return [point for point, _ in found] + [pool[i] for i in order], found[0][1]
 
 
 def warp(outputs: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import gc
+import pathlib
 import traceback
 from typing import Any
 
@@ -11,11 +12,15 @@ import keras_tuner
 from keras_tuner.src.engine import hypermodel as hm_module
 from keras_tuner.src.engine import tuner_utils
 
+from keras_optkit.core.checks import check_count
+from keras_optkit.core.console import say
 from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning.description import describe_model, describe_objective, describe_space
+from keras_optkit.tuning.epochs import TrialPruningCallback, read_epochs
 from keras_optkit.tuning.files import check_directory, write_json
 from keras_optkit.tuning.objective import check_reported, check_validated, settle_objective
 from keras_optkit.tuning.oracle import OptkitOracle
+from keras_optkit.tuning.pareto import pareto_front
 from keras_optkit.tuning.results import summarise
 
 
@@ -34,6 +39,12 @@ class OptkitTuner:
         oracle: An `OptkitOracle`.
         hypermodel: `HyperModel` or callable, as KerasTuner's.
         objective: String, `Objective`, or a list of these.
+        trial_pruner: `SuccessiveHalving` or `MedianStopping`, asked after each epoch whether the
+            trial should go on; `None` to let all trials run to their end.
+        keep_checkpoints: Integer >= 1, of how many of the best trials the weights are kept;
+            `None` for all, as KerasTuner does, which fills disks.
+        directory: String, where the files of the search are.
+        overwrite: Boolean, whether a search that is there is removed.
         **kwargs: Arguments of KerasTuner's `Tuner`.
     """
 
@@ -43,6 +54,8 @@ class OptkitTuner:
         hypermodel: Any = None,
         *,
         objective: Any = None,
+        trial_pruner: Any = None,
+        keep_checkpoints: int | None = None,
         directory: str | None = None,
         overwrite: bool = False,
         **kwargs: Any,
@@ -52,6 +65,23 @@ class OptkitTuner:
                 "`hypermodel` may be left out only where a subclass defines `run_trial`. "
                 "Received: hypermodel=None"
             )
+        if keep_checkpoints is not None and not check_count("keep_checkpoints", keep_checkpoints):
+            raise ValueError(
+                "`keep_checkpoints` must be an integer >= 1, or None for all of them. "
+                "Received: keep_checkpoints=0"
+            )
+        if trial_pruner is not None and not hasattr(trial_pruner, "should_stop"):
+            raise ValueError(
+                "`trial_pruner` must be a `SuccessiveHalving` or a `MedianStopping`, or have a "
+                f"method `should_stop` like theirs. Received: trial_pruner={trial_pruner!r}"
+            )
+        if trial_pruner is not None and isinstance(objective, (list, tuple)):
+            raise ValueError(
+                "`trial_pruner` compares trials by one objective. Leave it out, or choose one. "
+                f"Received: objective={objective!r}"
+            )
+        self.trial_pruner = trial_pruner
+        self.keep_checkpoints = keep_checkpoints
         check_directory(directory)
         # What building a model needs, before anything on the disk is touched.
         self.hypermodel = hm_module.get_hypermodel(hypermodel)
@@ -60,8 +90,6 @@ class OptkitTuner:
         self._first_error: Exception | None = None
         self._validation_metrics: dict = {}
         model = self._explore(oracle)
-        if model is not None:
-            self._check_model(model)
         reports = model if self._fits_by_keras else None
         oracle.objective = settle_objective(objective, reports)
         if reports is not None:
@@ -78,9 +106,8 @@ class OptkitTuner:
             "objective": describe_objective(oracle.objective),
             "settings": self._settings(oracle),
             "space": describe_space(oracle.hyperparameters.space),
-            "model": {} if model is None else describe_model(model),
+            "model": describe_model(model) if isinstance(model, keras.Model) else {},
         }
-        del model, reports
         keras_tuner.Tuner.__init__(
             self,
             oracle,
@@ -114,7 +141,11 @@ class OptkitTuner:
         self.hypermodel.declare_hyperparameters(hp)
         oracle.update_space(hp)
         hp = oracle.get_space()
-        model = self._build_hypermodel(hp) if self._trains_models else self.hypermodel.build(hp)
+        if self._trains_models:
+            model = self._build_hypermodel(hp)
+            self._check_model(model)
+        else:
+            model = self.hypermodel.build(hp)
         oracle.update_space(hp)
         seen, waiting = list(hp.active_scopes), list(hp.inactive_scopes)
         while waiting:
@@ -135,8 +166,6 @@ class OptkitTuner:
         return model
 
     def _check_model(self, model: Any) -> None:
-        if not self._trains_models:
-            return
         if not isinstance(model, keras.Model):
             raise TypeError(
                 "`build(hp)` must return a compiled `keras.Model`. Did you forget `return model`? "
@@ -175,13 +204,133 @@ class OptkitTuner:
         """
         check_validated(self.oracle.objective, self._validation_metrics, fit_args, fit_kwargs)
         super().search(*fit_args, **fit_kwargs)
-        if not self._is_worker() and not self.oracle.get_best_trials():
+        if self._is_worker():
+            return
+        if not self.oracle.get_best_trials():
             self._give_up()
+        if self.oracle.verbose:
+            for line in self._report():
+                say(line)
 
     def on_trial_end(self, trial):
         super().on_trial_end(trial)
-        if not self._is_worker() and self.oracle.hopeless():
+        if self._is_worker():
+            return
+        if self.keep_checkpoints is not None:
+            self._drop_checkpoints(self.keep_checkpoints)
+        if self.oracle.hopeless():
             self._give_up()
+
+    def pareto_front(self) -> list:
+        """Returns the trials that none betters in one objective without being worse in another.
+
+        With one objective these are the best trials.
+        """
+        done = [t for t in self.oracle.trials.values() if t.status == "COMPLETED"]
+        if not done:
+            return []
+        on_front = pareto_front(self.oracle.objective_values(done))
+        return [trial for trial, is_on in zip(done, on_front, strict=True) if is_on]
+
+    def epochs_saved(self) -> dict[str, int]:
+        """Returns what `trial_pruner` has spared.
+
+        Returns:
+            A dictionary of `trials`, how many were judged, `pruned`, how many of them were stopped
+            early, `epochs`, how many they ran, and `saved`, how many they were spared.
+        """
+        trials = read_epochs(self.project_dir).values()
+        spared = [t["planned"] - max(t["values"]) for t in trials if t["pruned"]]
+        run = sum(len(t["values"]) for t in trials)
+        return {"trials": len(trials), "pruned": len(spared), "epochs": run, "saved": sum(spared)}
+
+    def disk_usage(self) -> int:
+        """Returns how many bytes the files of this search take."""
+        files = pathlib.Path(self.project_dir).rglob("*")
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+    def retrain_best(self, *fit_args: Any, rank: int = 0, **fit_kwargs: Any) -> keras.Model:
+        """Trains the best settings anew, on all the data, for as many epochs as were best.
+
+        It says beforehand what to expect. Nothing is held back, so nothing can be measured here:
+        keep a test set for that.
+
+        Args:
+            *fit_args: What `fit` takes, with all the data and without validation data.
+            rank: Integer, 0 for the best trial, 1 for the second best, and so on.
+            **fit_kwargs: What `fit` takes. `epochs` overrides the number found.
+
+        Returns:
+            The trained model.
+
+        Raises:
+            ValueError: If there is no such trial, or data is held back for validation.
+
+        Example:
+
+        ```python
+        model = tuner.retrain_best(x, y, batch_size=32)
+        ```
+        """
+        held = [n for n in ("validation_split", "validation_data") if fit_kwargs.get(n) is not None]
+        if held:
+            raise ValueError(
+                "`retrain_best` trains on all the data: join what is validated on to the training "
+                f"data. Received: {held[0]}={type(fit_kwargs[held[0]]).__name__}"
+            )
+        best = self.oracle.get_best_trials(rank + 1)
+        if len(best) <= rank:
+            raise ValueError(
+                f"{len(best)} trials have completed; `rank` counts from 0. Received: rank={rank}"
+            )
+        trial = best[rank]
+        values = trial.hyperparameters.values
+        epochs = trial.best_step + 1 + values.get("tuner/initial_epoch", 0)
+        epochs = fit_kwargs.setdefault("epochs", epochs)
+        direction = "up to" if self.oracle.objective.direction == "max" else "down to"
+        say(
+            f"Trial {trial.trial_id} went {direction} {self.oracle.objective.name} "
+            f"{trial.score:.5g}. It is trained again, on all the data, for {epochs} epochs; expect "
+            "about that or a little better, and measure it on data that no trial has seen."
+        )
+        # Not from the weights of a trial, which Hyperband goes on with.
+        fresh = trial.hyperparameters.copy()
+        fresh.values = {k: v for k, v in values.items() if k != "tuner/trial_id"}
+        model = self._try_build(fresh)
+        self.hypermodel.fit(fresh, model, *fit_args, **fit_kwargs)
+        return model
+
+    def load_model(self, trial):
+        path = self._get_checkpoint_fname(trial.trial_id)
+        if not keras_tuner.src.backend.io.exists(path):
+            raise ValueError(
+                f"The weights of trial {trial.trial_id} were not kept. "
+                f"Received: keep_checkpoints={self.keep_checkpoints}"
+            )
+        return super().load_model(trial)
+
+    def _drop_checkpoints(self, keep: int) -> None:
+        """Removes the weights of ended trials that are not among the best."""
+        ended = {i for i, t in self.oracle.trials.items() if t.status in ("COMPLETED", "FAILED")}
+        kept = {trial.trial_id for trial in self.oracle.get_best_trials(keep)}
+        for trial_id in ended - kept - self.oracle.needed_trials():
+            pathlib.Path(self._get_checkpoint_fname(trial_id)).unlink(missing_ok=True)
+
+    def _report(self) -> list[str]:
+        lines = []
+        if self.trial_pruner is not None:
+            told = self.epochs_saved()
+            lines.append(
+                f"Trial pruning: {told['pruned']} of {told['trials']} trials were stopped early; "
+                f"{told['epochs']} epochs run, {told['saved']} saved."
+            )
+        if self.keep_checkpoints is not None:
+            megabytes = self.disk_usage() / 1e6
+            lines.append(
+                f"The weights of the best {self.keep_checkpoints} trials are kept; the search "
+                f"takes {megabytes:.1f} MB in {self.project_dir!r}."
+            )
+        return lines
 
     def _give_up(self) -> None:
         failed = self.oracle.failed_trials()
@@ -243,8 +392,16 @@ class OptkitTuner:
             own = self._deepcopy_callbacks(callbacks)
             self._configure_tensorboard_dir(own, trial, execution)
             own += [tuner_utils.TunerCallback(self, trial), checkpoint]
+            pruning = None
+            if self.trial_pruner is not None and execution == 0:
+                pruning = TrialPruningCallback(
+                    self.trial_pruner, self.oracle.objective, self.get_trial_dir(trial.trial_id)
+                )
+                own.append(pruning)
             arguments = {**copy.copy(fit_kwargs), "callbacks": own}
             results.append(self._build_and_fit_model(trial, *fit_args, **arguments))
+            if pruning is not None and pruning.pruned:
+                break
         return results
 
     def _fit_arguments(self, trial: Any, fit_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""What each epoch of each trial came to: kept beside the trials, and asked whether to go on."""
+
+import os
+import warnings
+from typing import Any
+
+import keras
+from keras_tuner.src import backend
+
+from keras_optkit.tuning.files import read_json, write_json
+
+_FILE = "epochs.json"
+
+
+class TrialPruningCallback(keras.callbacks.Callback):
+    """Ends a `fit` that a pruner says is not worth more epochs.
+
+    The values of all epochs are in files beside the trials, so that they outlive the process, and
+    so that workers that share the directory see each other's.
+
+    Args:
+        pruner: A `SuccessiveHalving` or `MedianStopping`.
+        objective: KerasTuner's `Objective`.
+        folder: String, the trial's folder.
+    """
+
+    def __init__(self, pruner: Any, objective: Any, folder: str):
+        super().__init__()
+        self.pruner, self.objective, self.folder = pruner, objective, folder
+        self.pruned = False
+        self._values: dict[int, float] = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.objective.has_value(logs or {}):
+            return
+        self._values[epoch + 1] = float(self.objective.get_value(logs))
+        others = read_epochs(os.path.dirname(self.folder))
+        others.pop(os.path.basename(self.folder), None)
+        histories = [other["values"] for other in others.values()]
+        last = epoch + 1 == self.params["epochs"]
+        if not last and self.pruner.should_stop(self._values, histories, self.objective.direction):
+            self.pruned = self.model.stop_training = True
+        state = {"values": self._values, "pruned": self.pruned, "planned": self.params["epochs"]}
+        write_json(os.path.join(self.folder, _FILE), state)
+
+    def on_train_end(self, logs=None):
+        if not self._values:
+            warnings.warn(
+                f"The epochs of this trial had no '{self.objective.name}' in their logs: "
+                "`trial_pruner` had nothing to judge it by.",
+                stacklevel=2,
+            )
+
+
+def read_epochs(project: str) -> dict[str, dict]:
+    """Returns what is known of the epochs of all trials of a search.
+
+    Args:
+        project: String, the project's directory.
+
+    Returns:
+        A dictionary from the name of a trial's folder to a dictionary of `values`, from the number
+        of epochs to the objective, `pruned`, and `planned`, the number of epochs it was to have.
+    """
+    found = {}
+    for path in sorted(backend.io.glob(os.path.join(project, "trial_*", _FILE))):
+        state = read_json(path)
+        state["values"] = {int(epoch): value for epoch, value in state["values"].items()}
+        found[os.path.basename(os.path.dirname(path))] = state
+    return found
