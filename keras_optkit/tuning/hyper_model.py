@@ -181,6 +181,8 @@ class OptkitHyperModel(keras_tuner.HyperModel):
     def fit(self, hp: Any, model: keras.Model, *args, **kwargs) -> Any:
         """Trains a model that `build` returned with the values of a trial.
 
+        Outside of a search, an argument `epochs` counts and not the value of the trial.
+
         Args:
             hp: `keras_tuner.HyperParameters`.
             model: The model.
@@ -207,6 +209,9 @@ class OptkitHyperModel(keras_tuner.HyperModel):
                 )
             kind = label_kind(compiled["loss"]) if _needs_soft_labels(values) else None
             classes = int(model.output_shape[-1]) if kind else None
+            if objective is None and "epochs" in given:
+                # No trial but a training with the values of one, as in `retrain_best`.
+                values.pop("epochs", None)
             given = prepare(given, values, kind, classes, self.value_range, self.seed)
             own = callbacks_for(model, values, updates(given))
         except ValueError as error:

@@ -26,6 +26,7 @@ from keras_optkit.tuning.progress import ProgressTable, last_line
 from keras_optkit.tuning.random_search import RandomSearch
 from keras_optkit.tuning.search_data import split_data
 from keras_optkit.tuning.tune_result import FinishedTrial, TuneResult
+from keras_optkit.tuning.tuner import OptkitTuner
 
 TUNERS = {
     "bayesian": BayesianOptimization,
@@ -91,7 +92,9 @@ def tune(
         overwrite: Boolean, whether to start afresh where the directory holds a search.
         seed: Integer, for what is held out, for the tuner, and for augmentation.
         verbose: Boolean, whether to write the table.
-        **kwargs: Further arguments of the tuner.
+        **kwargs: Further arguments of the tuner, such as
+            `trial_pruner=keras_optkit.tuning.SuccessiveHalving()`, which ends bad trials early.
+            Of all trials but the best (`keep_checkpoints=1`) the weights are removed.
 
     Returns:
         A `TuneResult`: `print` it, take its `model`, `save` its pictures.
@@ -129,6 +132,9 @@ def tune(
             limit = {"max_epochs": epochs}
         else:
             arguments["epochs"] = epochs
+        if issubclass(kind, OptkitTuner):
+            # No more than is returned.
+            kwargs.setdefault("keep_checkpoints", 1)
         search = kind(
             hypermodel,
             objective=_objective_of(hypermodel) if objective is None else objective,
@@ -250,6 +256,13 @@ def _result(search: keras_tuner.Tuner, directory: str | None, stopped: str | Non
     # A file with an optimizer that is half there is loaded with a warning.
     ensure_built(model, "tune")
     (hyperparameters,) = search.get_best_hyperparameters(1)
+    notes = []
+    if getattr(search, "trial_pruner", None) is not None:
+        told = search.epochs_saved()
+        notes.append(
+            f"{told['pruned']} of {told['trials']} trials were stopped early, which saved "
+            f"{told['saved']} epochs of {told['epochs'] + told['saved']}"
+        )
     return TuneResult(
         objective=oracle.objective.name,
         direction=oracle.objective.direction,
@@ -259,6 +272,7 @@ def _result(search: keras_tuner.Tuner, directory: str | None, stopped: str | Non
         hyperparameters=hyperparameters,
         directory=directory,
         stopped=stopped,
+        notes=notes,
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -48,6 +49,7 @@ class TuneResult:
         hyperparameters: `keras_tuner.HyperParameters` of the best trial.
         directory: String, where the search is kept, or `None` where it was a temporary one.
         stopped: String, why the search ended before its time, or `None`.
+        notes: Sentences on how it went.
 
     Example:
 
@@ -69,6 +71,7 @@ class TuneResult:
         hyperparameters: Any = None,
         directory: str | None = None,
         stopped: str | None = None,
+        notes: Sequence[str] = (),
     ):
         self.objective = objective
         self.direction = direction
@@ -77,6 +80,7 @@ class TuneResult:
         self.hyperparameters = hyperparameters
         self.directory = directory
         self.stopped = stopped
+        self.notes = list(notes)
         self._unit_space = UnitSpace(space)
 
     @property
@@ -131,6 +135,7 @@ class TuneResult:
             "objective": self.objective,
             "direction": self.direction,
             "stopped": self.stopped,
+            "notes": self.notes,
             "best": None if best is None else dataclasses.asdict(best),
             "importance": self.importance(),
             "trials": [dataclasses.asdict(trial) for trial in self.trials],
@@ -240,7 +245,7 @@ class TuneResult:
         for name, text in texts.items():
             share = f"   {shares[name]:4.0%} of the variance" if name in shares else ""
             lines.append(f"  {name:{width}}  {text:>{longest}}{share}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def __repr__(self) -> str:
         return f"<TuneResult: {str(self).splitlines()[0]}>"

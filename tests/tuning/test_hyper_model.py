@@ -101,6 +101,14 @@ def test_all_at_once_and_the_best_model_takes_labels_as_before(search, digits):
     assert pruning.sparsity(model).sparsity == pytest.approx(0.5, abs=0.01)
 
 
+def test_training_anew_with_the_values_of_a_trial(digits):
+    hypermodel = OptkitHyperModel(build, {"epochs": [3, 4]})
+    hp = keras_tuner.HyperParameters()
+    model = hypermodel.build(hp)
+    assert len(hypermodel.fit(hp, model, *digits, verbose=0).epoch) == 3
+    assert len(hypermodel.fit(hp, model, *digits, epochs=1, verbose=0).epoch) == 1
+
+
 class Records(keras.callbacks.Callback):
     """Keeps what a `fit` looked like in a file, since callbacks are copied for each trial."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_optkit.tuning import HyperMLP, RandomSearch, tune
+from keras_optkit.tuning import HyperMLP, RandomSearch, SuccessiveHalving, tune
 
 
 def build():
@@ -59,6 +59,9 @@ def test_the_files(found):
     told = json.loads((folder / "tuning.json").read_text())
     assert told == json.loads(json.dumps(result.to_dict()))
     assert len(told["trials"]) == 7 and told["best"]["score"] == result.best.score
+    assert [path.parent.name for path in folder.rglob("*.h5")] == [
+        f"trial_{result.best.number - 1}"
+    ]
     for name in ("objective", "importance", "parallel"):
         assert cv2.imread(str(folder / f"{name}.png")).std() > 10
     loaded = keras.saving.load_model(folder / "best.keras")
@@ -81,6 +84,24 @@ def test_more_trials_go_on(found, data, capsys):
     assert len(rows) == 1 and float(rows[0][2]) == pytest.approx(best, abs=1e-4)
     with pytest.raises(ValueError, match="holds another search"):
         tune(build, data, trials=8, space=["dropout"], directory=folder.parent, verbose=False)
+
+
+def test_bad_trials_end_early_and_that_is_told(data):
+    space = {"learning_rate": [0.05, 1e-6]}
+    result = tune(
+        build,
+        data,
+        trials=2,
+        epochs=4,
+        tuner="grid",
+        space=space,
+        trial_pruner=SuccessiveHalving(),
+        verbose=False,
+    )
+    assert [trial.status for trial in result.trials] == ["COMPLETED"] * 2
+    (note,) = result.notes
+    assert note == "1 of 2 trials were stopped early, which saved 3 epochs of 8"
+    assert str(result).splitlines()[-1] == note
 
 
 class Interrupts(keras.callbacks.Callback):
@@ -149,6 +170,7 @@ def test_hyperband_and_a_hypermodel(digits):
         batch_size=100, verbose=False,
     )  # fmt: skip
     assert [trial.status for trial in result.trials] == ["COMPLETED"] * 2
+    assert {trial.best_epoch for trial in result.trials} <= {1, 2}
     assert "units" in result.best.values
 
 
