@@ -102,11 +102,14 @@ def test_all_at_once_and_the_best_model_takes_labels_as_before(search, digits):
 
 
 def test_training_anew_with_the_values_of_a_trial(digits):
-    hypermodel = OptkitHyperModel(build, {"epochs": [3, 4]})
+    hypermodel = OptkitHyperModel(build, {"epochs": [3, 4], "label_smoothing": 0.1})
     hp = keras_tuner.HyperParameters()
     model = hypermodel.build(hp)
     assert len(hypermodel.fit(hp, model, *digits, verbose=0).epoch) == 3
     assert len(hypermodel.fit(hp, model, *digits, epochs=1, verbose=0).epoch) == 1
+    # It takes labels as before.
+    assert model.loss == "sparse_categorical_crossentropy"
+    assert model.evaluate(*digits, verbose=0, return_dict=True)["accuracy"] > 0.5
 
 
 class Records(keras.callbacks.Callback):

@@ -100,6 +100,12 @@ def test_a_tuner_reaches_every_condition(tmp_path):
     tuner.search(verbose=0)
     for name in PARAMETERS:
         assert any(name in values for values in seen), name
+    # Nothing is searched that plays no part.
+    for trial in tuner.oracle.trials.values():
+        values = trial.hyperparameters.values
+        for kind in ("adam", "sgd"):
+            assert (f"{kind}_learning_rate" in values) == (values["optimizer"] == kind)
+        assert ("mixing_alpha" in values) == (values["mixing"] != "none")
     for values in seen:
         assert ("momentum" in values) == (values["optimizer"] == "sgd")
         assert ("mixing_alpha" in values) == (values["mixing"] != "none")
