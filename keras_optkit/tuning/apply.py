@@ -42,11 +42,12 @@ _OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "sgd": keras.optimizers.SGD,
 }
-# Sutskever et al., 2013: momentum is what makes SGD a rival of Adam at all.
+# The value that is mostly used. Sutskever et al., 2013, showed how much a deep network gains by it.
 _USUAL_MOMENTUM = 0.9
 # Trials are short, and statistics that begin at 0 and 1 are forgotten in some tens of steps.
 _NORM_MOMENTUM = 0.9
-# Zhu and Gupta, 2017, section 3: the network needs time to learn before pruning and after it.
+# As shares of the run. The network needs time to learn before it is pruned, and to recover
+# afterwards (Zhu and Gupta, 2017).
 _PRUNING_BEGINS, _PRUNING_ENDS, _REFRESHES = 0.2, 0.7, 20
 
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import keras_tuner
 from keras import layers
 
 _SMALLEST = 8
@@ -19,8 +20,7 @@ def compiled(hp: Any, inputs: Any, features: Any, num_classes: int | None) -> ke
         num_classes: Integer, or `None` for one number.
     """
     dropout = hp.Float("dropout", 0.0, 0.5)
-    # Half a decade above and below what Adam is mostly used with, and half of one more above,
-    # which BatchNorm allows.
+    # From half a decade below Adam's default to one above it, which BatchNorm allows.
     rate = hp.Float("learning_rate", 3e-4, 1e-2, sampling="log", default=1e-3)
     # In float32, whatever the policy: a loss of half precision is none.
     end = layers.Dense(num_classes or 1, dtype="float32", name="head")
@@ -31,6 +31,29 @@ def compiled(hp: Any, inputs: Any, features: Any, num_classes: int | None) -> ke
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     return model
+
+
+class ImageHyperModel(keras_tuner.HyperModel):
+    """The arguments of the hypermodels for images.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`.
+        num_classes: Integer >= 2.
+        scale: Number, what images are multiplied by first.
+        **kwargs: `name` and `tunable` of `keras_tuner.HyperModel`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        scale: float = 1 / 255,
+        **kwargs,
+    ):
+        self.input_shape = check_image_shape(input_shape)
+        self.num_classes = check_classes(num_classes)
+        self.scale = scale
+        super().__init__(**kwargs)
 
 
 def stages_of(hp: Any, input_shape: tuple[int, int, int]) -> int:

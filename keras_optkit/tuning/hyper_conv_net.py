@@ -3,14 +3,13 @@
 from typing import Any
 
 import keras
-import keras_tuner
 from keras import layers
 
 from keras_optkit.normalization.conv_bn_act import ConvBNAct
-from keras_optkit.tuning.heads import check_classes, check_image_shape, compiled, stages_of
+from keras_optkit.tuning.heads import ImageHyperModel, compiled, stages_of
 
 
-class HyperConvNet(keras_tuner.HyperModel):
+class HyperConvNet(ImageHyperModel):
     """Convolutional networks for small and middle-sized images.
 
     Stages of two convolutions of 3 by 3 with BatchNorm and ReLU, each stage with twice the channels
@@ -49,18 +48,6 @@ class HyperConvNet(keras_tuner.HyperModel):
         Recognition", 2014 (stages of 3 by 3). Lin, Chen and Yan, "Network In Network", 2013 (the
         mean over all places).
     """
-
-    def __init__(
-        self,
-        input_shape: tuple[int, int, int],
-        num_classes: int,
-        scale: float = 1 / 255,
-        **kwargs,
-    ):
-        self.input_shape = check_image_shape(input_shape)
-        self.num_classes = check_classes(num_classes)
-        self.scale = scale
-        super().__init__(**kwargs)
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model of a trial.

@@ -55,10 +55,11 @@ class OptkitHyperModel(keras_tuner.HyperModel):
 
     The default space is small: the learning rate, its schedule and weight decay. A search over a
     few trials finds little in a large space, and these three are what depends most on the model and
-    the data. Probst et al. measured on six learners that nearly all there is to gain comes from one
-    or two parameters of each. The Tuning Playbook names the learning rate first, wants it searched
-    anew with every change, and treats the batch size as a matter of speed and not of accuracy. The
-    optimizer stays, since comparing two of them fairly takes a search of each one's own parameters.
+    the data. Probst et al. found, for six kinds of learners, that a few parameters of each make up
+    most of what tuning gains. The Tuning Playbook counts the learning rate and regularization among
+    what has to be searched anew with nearly every change, and the batch size as a matter of speed
+    and not of accuracy. The optimizer stays, since comparing two of them fairly takes a search of
+    each one's own parameters.
     Augmentation, mixing, smoothing, dropout and averages pay where a model overfits; put them in
     when it does.
 

@@ -3,15 +3,14 @@
 from typing import Any
 
 import keras
-import keras_tuner
 from keras import layers
 
 from keras_optkit.normalization.conv_bn_act import ConvBNAct
 from keras_optkit.normalization.residual_bn_block import ResidualBNBlock
-from keras_optkit.tuning.heads import check_classes, check_image_shape, compiled, stages_of
+from keras_optkit.tuning.heads import ImageHyperModel, compiled, stages_of
 
 
-class HyperResNet(keras_tuner.HyperModel):
+class HyperResNet(ImageHyperModel):
     """Residual networks for small and middle-sized images, as He et al. built them for CIFAR-10.
 
     A convolution of 3 by 3, stages of residual blocks of version 2 (norm and ReLU first), each
@@ -51,18 +50,6 @@ class HyperResNet(keras_tuner.HyperModel):
         He et al., "Identity Mappings in Deep Residual Networks", 2016. Huang et al., "Deep Networks
         with Stochastic Depth", 2016.
     """
-
-    def __init__(
-        self,
-        input_shape: tuple[int, int, int],
-        num_classes: int,
-        scale: float = 1 / 255,
-        **kwargs,
-    ):
-        self.input_shape = check_image_shape(input_shape)
-        self.num_classes = check_classes(num_classes)
-        self.scale = scale
-        super().__init__(**kwargs)
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model of a trial.

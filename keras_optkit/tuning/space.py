@@ -10,9 +10,9 @@ from keras_optkit.core.messages import did_you_mean
 
 DEFAULT_SPACE = {"learning_rate": True, "schedule": True, "weight_decay": True}
 
-# Where the learning rate of each optimizer is usually found. That of Adam is a decade to either
-# side of Keras' default; SGD with momentum wants about a hundred times more (Godbole et al., 2023),
-# and Lion three to ten times less (Chen et al., 2023, section 5).
+# Where the learning rate of each optimizer is usually found: that of Adam, a decade to either side
+# of Keras' default; that of SGD with momentum, some thirty times as high; that of Lion three to ten
+# times lower (Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023).
 LEARNING_RATES = {
     "adam": (1e-4, 1e-2),
     "adamax": (1e-4, 1e-2),
@@ -22,7 +22,6 @@ LEARNING_RATES = {
     "rmsprop": (1e-4, 1e-2),
     "sgd": (3e-3, 3e-1),
 }
-WITH_MOMENTUM = ("sgd",)
 AUGMENTATIONS = ("none", "rand_augment", "trivial_augment_wide", "auto_augment", "aug_mix")
 WITH_STRENGTH = ("rand_augment", "aug_mix")
 
