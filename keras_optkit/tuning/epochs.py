@@ -12,6 +12,14 @@ from keras_optkit.tuning.files import read_json, write_json
 _FILE = "epochs.json"
 
 
+class ParametersCallback(keras.callbacks.Callback):
+    """Puts the number of the model's parameters among the metrics of each epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["parameters"] = self.model.count_params()
+
+
 class TrialPruningCallback(keras.callbacks.Callback):
     """Ends a `fit` that a pruner says is not worth more epochs.
 

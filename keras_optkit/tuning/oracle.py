@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pathlib
 import random
 import shutil
 from typing import Any
@@ -10,12 +11,16 @@ import numpy as np
 from keras_tuner.src import backend
 from keras_tuner.src.engine import hyperparameters as hp_module
 from keras_tuner.src.engine import metrics_tracking
+from keras_tuner.src.engine import oracle as oracle_module
 from keras_tuner.src.engine import trial as trial_module
 
 from keras_optkit.tuning.description import describe_space, differences
 from keras_optkit.tuning.files import read_json, write_json
 from keras_optkit.tuning.grid import combinations
 
+# In the folder of a trial: the weights of its best epoch, and a worker's error.
+CHECKPOINT_FILE = "checkpoint.weights.h5"
+ERROR_FILE = "error.json"
 _FINISHED = ("COMPLETED", "FAILED")
 # So many trials fail before a search in which none has completed gives up.
 _HOPELESS = 3
@@ -43,8 +48,9 @@ class OptkitOracle:
         if kwargs.get("seed") is not None:
             # KerasTuner takes the seed 0 for none.
             self.seed = self._seed_state = kwargs["seed"]
-        # What the search is for; the tuner fills it in.
+        # The tuner fills these in: what the search is for, and of how many trials it keeps weights.
         self.description: dict[str, Any] = {}
+        self.keep_checkpoints: int | None = None
 
     def get_best_trials(self, num_trials: int = 1) -> list:
         """Returns the best trials, of those that completed.
@@ -101,12 +107,23 @@ class OptkitOracle:
         # tuner asks `hopeless` once all is written.
         pass
 
-    def _retry(self, trial):
-        retried = super()._retry(trial)
-        if retried:
-            # With the old values in place, KerasTuner never reads those of the next run.
-            _forget(trial)
-        return retried
+    @oracle_module.synchronized
+    def end_trial(self, trial):
+        # KerasTuner's messages between a worker and its chief hold no error.
+        path = os.path.join(self._get_trial_dir(trial.trial_id), ERROR_FILE)
+        if trial.message is None and trial.status != "COMPLETED" and os.path.exists(path):
+            trial.message = read_json(path)
+        super().end_trial(trial)
+        if self.keep_checkpoints is not None:
+            self._drop_checkpoints(self.keep_checkpoints)
+
+    def _drop_checkpoints(self, keep: int) -> None:
+        """Removes the weights of ended trials that are not among the best."""
+        ended = {i for i, trial in self.trials.items() if trial.status in _FINISHED}
+        kept = {trial.trial_id for trial in self.get_best_trials(keep)}
+        for trial_id in ended - kept - self.needed_trials():
+            folder = pathlib.Path(self._get_trial_dir(trial_id))
+            (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
     def _random_values(self):
         values = super()._random_values()

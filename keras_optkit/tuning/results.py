@@ -22,7 +22,7 @@ def summarise(results: Any, objective: Any) -> tuple[dict[str, float], int]:
         The metrics, with the objective among them, and the best epoch, counted from 0.
 
     Raises:
-        ValueError: If no epoch has a finite objective.
+        ValueError: If no epoch has a finite objective, or any.
     """
     if isinstance(results, list):
         each = [summarise(result, objective) for result in results]
@@ -61,6 +61,11 @@ def _best(epochs: list[dict], objective: Any) -> tuple[dict[str, float], int]:
             continue
         if best is None or objective.better_than(value, best[objective.name]):
             best, step = {**metrics, objective.name: value}, epoch
+    if not seen:
+        raise ValueError(
+            f"The objective '{objective.name}' is not among what the trial reported. "
+            f"Received: {sorted({name for metrics in epochs for name in metrics})}"
+        )
     if best is None:
         raise ValueError(
             f"The objective '{objective.name}' was finite in none of the {len(epochs)} epochs. "

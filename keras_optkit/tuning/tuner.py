@@ -16,10 +16,10 @@ from keras_optkit.core.checks import check_count
 from keras_optkit.core.console import say
 from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning.description import describe_model, describe_objective, describe_space
-from keras_optkit.tuning.epochs import TrialPruningCallback, read_epochs
+from keras_optkit.tuning.epochs import ParametersCallback, TrialPruningCallback, read_epochs
 from keras_optkit.tuning.files import check_directory, write_json
 from keras_optkit.tuning.objective import check_reported, check_validated, settle_objective
-from keras_optkit.tuning.oracle import OptkitOracle
+from keras_optkit.tuning.oracle import ERROR_FILE, OptkitOracle
 from keras_optkit.tuning.pareto import pareto_front
 from keras_optkit.tuning.results import summarise
 
@@ -33,12 +33,15 @@ class OptkitTuner:
       again repeats the trial that ran, and no other.
     - A directory knows what its search is for, and refuses another with the difference.
     - The objective, the model and the directory are checked before the first trial.
+    - KerasTuner's chief and workers (`KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP` and
+      `KERASTUNER_ORACLE_PORT`, and a directory that they share) work as they do there.
     - The dtype policy and the distribution that are set outside `build` hold in every trial.
 
     Args:
         oracle: An `OptkitOracle`.
         hypermodel: `HyperModel` or callable, as KerasTuner's.
-        objective: String, `Objective`, or a list of these.
+        objective: String, `Objective`, or a list of these. `Objective("parameters", "min")` is the
+            size of the model, which every trial reports.
         trial_pruner: `SuccessiveHalving` or `MedianStopping`, asked after each epoch whether the
             trial should go on; `None` to let all trials run to their end.
         keep_checkpoints: Integer >= 1, of how many of the best trials the weights are kept;
@@ -92,6 +95,7 @@ class OptkitTuner:
         model = self._explore(oracle)
         reports = model if self._fits_by_keras else None
         oracle.objective = settle_objective(objective, reports)
+        oracle.keep_checkpoints = keep_checkpoints
         if reports is not None:
             check_reported(oracle.objective, reports)
             self._validation_metrics = compiled_metrics(reports) or {}
@@ -214,11 +218,7 @@ class OptkitTuner:
 
     def on_trial_end(self, trial):
         super().on_trial_end(trial)
-        if self._is_worker():
-            return
-        if self.keep_checkpoints is not None:
-            self._drop_checkpoints(self.keep_checkpoints)
-        if self.oracle.hopeless():
+        if not self._is_worker() and self.oracle.hopeless():
             self._give_up()
 
     def pareto_front(self) -> list:
@@ -309,13 +309,6 @@ class OptkitTuner:
             )
         return super().load_model(trial)
 
-    def _drop_checkpoints(self, keep: int) -> None:
-        """Removes the weights of ended trials that are not among the best."""
-        ended = {i for i, t in self.oracle.trials.items() if t.status in ("COMPLETED", "FAILED")}
-        kept = {trial.trial_id for trial in self.oracle.get_best_trials(keep)}
-        for trial_id in ended - kept - self.oracle.needed_trials():
-            pathlib.Path(self._get_checkpoint_fname(trial_id)).unlink(missing_ok=True)
-
     def _report(self) -> list[str]:
         lines = []
         if self.trial_pruner is not None:
@@ -353,6 +346,9 @@ class OptkitTuner:
             skipped = isinstance(error, keras_tuner.errors.FailedTrialError)
             trial.status = "FAILED" if skipped else "INVALID"
             trial.message = traceback.format_exc()
+            if self._is_worker():
+                path = pathlib.Path(self.get_trial_dir(trial.trial_id), ERROR_FILE)
+                write_json(str(path), trial.message)
             # Without its frames, which would keep the failed model in memory.
             self._first_error = self._first_error or error.with_traceback(None)
         else:
@@ -391,7 +387,7 @@ class OptkitTuner:
         for execution in range(self.executions_per_trial):
             own = self._deepcopy_callbacks(callbacks)
             self._configure_tensorboard_dir(own, trial, execution)
-            own += [tuner_utils.TunerCallback(self, trial), checkpoint]
+            own += [ParametersCallback(), tuner_utils.TunerCallback(self, trial), checkpoint]
             pruning = None
             if self.trial_pruner is not None and execution == 0:
                 pruning = TrialPruningCallback(

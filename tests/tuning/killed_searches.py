@@ -90,7 +90,7 @@ def _search(name, folder, kill):
     )
     tuner.search(verbose=0)
     trials = [[t.trial_id, t.hyperparameters.values, t.score] for t in tuner.oracle.trials.values()]
-    log("result", trials, tuner.oracle.start_order, count)
+    log("result", trials, [tuner.oracle.start_order, tuner.oracle.end_order], count)
 
 
 def kill_all(name, root):
@@ -100,10 +100,11 @@ def kill_all(name, root):
     whole.mkdir(parents=True)
     if not search(name, whole):
         raise RuntimeError((whole / "log").read_text())
-    *_, (_, trials, order, writes) = read_log(whole)
+    *_, (_, trials, orders, writes) = read_log(whole)
     kills = [(when, n) for n in range(1, writes + 1) for when in ("before", "after")]
-    kills += [("in", trial_id) for trial_id in order]
-    kills = kills[:: EVERY.get(name, 7)]
+    kills += [("in", trial_id) for trial_id in orders[0]]
+    # A trial that completes takes 14: these come upon another moment each time.
+    kills = kills[:: EVERY.get(name, 5)]
     for i, kill in enumerate(kills):
         folder = root / str(i)
         folder.mkdir()
@@ -112,7 +113,7 @@ def kill_all(name, root):
         entries = read_log(folder)
         if not killed or not again:
             wrong.append([kill, f"killed {killed}, ended {again}", entries[-1]])
-        elif entries[-1][1:3] != [trials, order]:
+        elif entries[-1][1:3] != [trials, orders]:
             wrong.append([kill, "another result", entries[-1][1], trials])
         finished = set()
         for what, *rest in entries:

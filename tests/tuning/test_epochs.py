@@ -173,3 +173,23 @@ def test_hyperband_promotes_where_the_space_is_small(search_function, six_points
     trials = tuner.oracle.trials.values()
     assert sum(trial.hyperparameters["tuner/round"] == 0 for trial in trials) == 6
     assert max(trial.hyperparameters["tuner/epochs"] for trial in trials) == 9
+
+
+def test_accuracy_and_size_are_sought_together(toy, tmp_path, make_model):
+    def build(hp):
+        model = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(hp.Int("units", 1, 9)), keras.layers.Dense(3)]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, metrics=["accuracy"])
+        return model
+
+    objective = ["val_accuracy", keras_tuner.Objective("parameters", "min")]
+    tuner = tuning.RandomSearch(build, objective, max_trials=3, seed=0, directory=str(tmp_path))
+    tuner.search(*toy, validation_split=0.5, epochs=1, verbose=0)
+    trials = list(tuner.oracle.trials.values())
+    for trial in trials:
+        units = trial.hyperparameters["units"]
+        assert trial.metrics.get_best_value("parameters") == 5 * units + 3 * (units + 1)
+    smallest = min(trials, key=lambda trial: trial.hyperparameters["units"])
+    assert smallest in tuner.pareto_front()

@@ -338,6 +338,10 @@ def test_conditional_parameters_are_found_the_same_at_each_start(search_function
             if kind == "some":
                 for i in range(hp.Int("count", 1, 9)):
                     hp.Float(f"rate_{i}", 0, 1)
+                sub = hp.Choice("sub", ["plain", "deep"])
+                with hp.conditional_scope("sub", ["deep"]):
+                    if sub == "deep":
+                        hp.Float("depth", 0, 1)
 
     spaces = []
     for i in range(3):
@@ -345,4 +349,4 @@ def test_conditional_parameters_are_found_the_same_at_each_start(search_function
             "RandomSearch", lambda hp: 0.0, None, hypermodel=build, project_name=str(i)
         )
         spaces.append([parameter.name for parameter in tuner.oracle.get_space().space])
-    assert spaces == [["kind", "count", "rate_0"]] * 3
+    assert spaces == [["kind", "count", "rate_0", "sub", "depth"]] * 3
