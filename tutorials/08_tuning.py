@@ -1,6 +1,6 @@
 """Tuning: what to search, a search in one call, a grid, and what it is worth on new data.
 
-    python tutorials/08_tuning.py                    # some two minutes on two cores
+    python tutorials/08_tuning.py                    # a minute or two on two cores
     KERAS_BACKEND=jax python tutorials/08_tuning.py
 
 It writes two folders, bayesian/ and grid/, each with the best model, a JSON and pictures, and

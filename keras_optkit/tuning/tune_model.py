@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import keras_tuner
+from keras_tuner.src.distribute import utils as dist_utils
 
 from keras_optkit.core.checks import check_count
 from keras_optkit.core.messages import did_you_mean
@@ -116,6 +117,12 @@ def tune(
     if trials is None and minutes is None:
         trials = _TRIALS
     _check(trials, minutes, epochs, batch_size)
+    if dist_utils.has_chief_oracle():
+        raise ValueError(
+            "`tune` searches in one process, and this one is a chief or worker of KerasTuner's. "
+            "Use a tuner of keras_optkit.tuning there. Received: KERASTUNER_ORACLE_IP="
+            f"{os.environ['KERASTUNER_ORACLE_IP']!r}"
+        )
     kind = _tuner_class(tuner)
     hypermodel = _hypermodel(model_or_build, space, seed)
     arguments = split_data(data, held_out, seed)

@@ -26,11 +26,11 @@ def data(digits):
 
 @pytest.fixture(scope="module")
 def found(data, tmp_path_factory):
-    """One search of 7 trials, and its directory."""
+    """One search of 6 trials, and its directory."""
     folder = tmp_path_factory.mktemp("tune")
     space = {"learning_rate": (1e-4, 1e-1), "schedule": True}
     result = tune(
-        build, data, trials=7, epochs=2, space=space, directory=folder, batch_size=60, verbose=False
+        build, data, trials=6, epochs=2, space=space, directory=folder, batch_size=60, verbose=False
     )
     return result, folder / "search"
 
@@ -38,7 +38,7 @@ def found(data, tmp_path_factory):
 def test_it_finds_a_model_that_learns(found, data):
     result, _ = found
     assert result.objective == "val_accuracy" and result.direction == "max"
-    assert [trial.status for trial in result.completed] == ["COMPLETED"] * 7
+    assert [trial.status for trial in result.completed] == ["COMPLETED"] * 6
     assert result.best.score == max(trial.score for trial in result.trials) > 0.5
     assert result.best.values == dict(result.hyperparameters.values)
     assert result.model.evaluate(*data, verbose=0, return_dict=True)["accuracy"] > 0.5
@@ -47,7 +47,7 @@ def test_it_finds_a_model_that_learns(found, data):
 def test_the_summary(found):
     result, _ = found
     lines = str(result).splitlines()
-    assert lines[0] == "7 trials completed"
+    assert lines[0] == "6 trials completed"
     assert lines[1].startswith(f"best: trial {result.best.number}, val_accuracy 0.")
     assert [line.split()[0] for line in lines[2:]] == ["learning_rate", "schedule"]
     importance = result.importance()
@@ -58,7 +58,7 @@ def test_the_files(found):
     result, folder = found
     told = json.loads((folder / "tuning.json").read_text())
     assert told == json.loads(json.dumps(result.to_dict()))
-    assert len(told["trials"]) == 7 and told["best"]["score"] == result.best.score
+    assert len(told["trials"]) == 6 and told["best"]["score"] == result.best.score
     assert [path.parent.name for path in folder.rglob("*.h5")] == [
         f"trial_{result.best.number - 1}"
     ]
@@ -72,18 +72,18 @@ def test_the_files(found):
 def test_more_trials_go_on(found, data, capsys):
     result, folder = found
     space = {"learning_rate": (1e-4, 1e-1), "schedule": True}
-    more = tune(build, data, trials=8, epochs=2, space=space, directory=folder.parent)
-    assert [t.values for t in more.trials[:7]] == [t.values for t in result.trials]
-    assert len(more.trials) == 8
+    more = tune(build, data, trials=7, epochs=2, space=space, directory=folder.parent)
+    assert [t.values for t in more.trials[:6]] == [t.values for t in result.trials]
+    assert len(more.trials) == 7
     printed = capsys.readouterr().out.splitlines()
     head = [line.split() for line in printed if line.split()[:1] == ["trial"]]
     assert head == ["trial val_accuracy best seconds learning_rate schedule".split()]
-    rows = [line.split() for line in printed if line.startswith("    8")]
-    # The best so far is that of all eight.
+    rows = [line.split() for line in printed if line.startswith("    7")]
+    # The best so far is that of all seven.
     best = max(trial.score for trial in more.trials)
     assert len(rows) == 1 and float(rows[0][2]) == pytest.approx(best, abs=1e-4)
     with pytest.raises(ValueError, match="holds another search"):
-        tune(build, data, trials=8, space=["dropout"], directory=folder.parent, verbose=False)
+        tune(build, data, trials=7, space=["dropout"], directory=folder.parent, verbose=False)
 
 
 def test_bad_trials_end_early_and_that_is_told(data):
@@ -206,6 +206,20 @@ def test_bad_arguments_before_the_first_trial(arguments, message, data, tmp_path
     with pytest.raises((ValueError, TypeError), match=message):
         tune(build, data, directory=folder, verbose=False, **arguments)
     assert not list(folder.rglob("trial_*"))
+
+
+def test_it_is_for_one_process(data, monkeypatch):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "tuner1")
+    with pytest.raises(ValueError, match="`tune` searches in one process"):
+        tune(build, data, verbose=False)
+
+
+def test_several_objectives(data):
+    objectives = ["val_accuracy", "val_loss"]
+    result = tune(build, data, objectives, trials=1, epochs=1, tuner="random", verbose=False)
+    assert result.objective == "multi_objective" and result.best.score < 3
 
 
 def test_bad_models_and_directories_before_the_first_trial(data, tmp_path):
