@@ -1,5 +1,6 @@
 """The values of a trial, put into a compiled model and into the callbacks of its `fit`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from keras_optkit.schedules.learning_rate import LearningRate
 from keras_optkit.schedules.linear_decay import LinearDecay
 from keras_optkit.schedules.one_cycle import OneCycle
 from keras_optkit.stopping.weight_averaging import WeightAveraging
+from keras_optkit.tuning.soft_labels import label_kind
 
 _SCHEDULES = {
     "constant": Constant,
@@ -115,6 +117,31 @@ def apply_to_model(model: keras.Model, values: dict[str, Any]) -> keras.Model:
     if new is not model or optimizer is not arguments["optimizer"]:
         new.compile(**{**arguments, "optimizer": optimizer})
     return new
+
+
+def check_possible(model: keras.Model, possible: Callable[[str], tuple], names: set[str]) -> None:
+    """Raises what a later trial would raise, before the first one.
+
+    Args:
+        model: A compiled model that has not been trained.
+        possible: A function from a name in the space to the values that a trial may have.
+        names: Set of the names in the space.
+
+    Raises:
+        ValueError: If the model cannot take one of the values.
+    """
+    for position in set(possible("batch_norm")) - {"none"}:
+        insert_batch_norm(model, position=position)
+    if set(possible("mixing")) - {"none"} or "label_smoothing" in names:
+        label_kind(compile_arguments(model)["loss"])
+    scheduled = set(possible("schedule")) - {"constant"} or "warmup" in names
+    if scheduled and "learning_rate" not in names:
+        _require_rate(model)
+    if "ema" in names and getattr(_inner(model.optimizer), "use_ema", False):
+        raise ValueError(
+            "The optimizer averages the weights itself. Compile the model with `use_ema=False`, or "
+            f"leave 'ema' out of the space. Received: optimizer={_inner(model.optimizer)!r}"
+        )
 
 
 def callbacks_for(model: keras.Model, values: dict[str, Any], steps: int | None) -> list:

@@ -10,7 +10,13 @@ from keras_tuner.errors import FatalTypeError, FatalValueError
 
 from keras_optkit.core.graph import rebuild
 from keras_optkit.core.monitor import compiled_metrics
-from keras_optkit.tuning.apply import apply_to_model, callbacks_for, compile_arguments, own_rate
+from keras_optkit.tuning.apply import (
+    apply_to_model,
+    callbacks_for,
+    check_possible,
+    compile_arguments,
+    own_rate,
+)
 from keras_optkit.tuning.objective import check_reported, check_validated
 from keras_optkit.tuning.settled_epochs import SettledEpochs
 from keras_optkit.tuning.soft_labels import label_kind, soft_arguments
@@ -153,6 +159,8 @@ class OptkitHyperModel(keras_tuner.HyperModel):
             compile_arguments(model)
             if not self._checked:
                 self._check_names({p.name for p in hp.space} - known)
+                names = {*self._space.searched, *self._space.fixed}
+                check_possible(model, self._space.possible, names)
             values = self._space.declare(hp, own_rate(model))
             if not hp.space:
                 raise ValueError(
@@ -160,8 +168,6 @@ class OptkitHyperModel(keras_tuner.HyperModel):
                     f"Received: space={self._space!s}"
                 )
             model = apply_to_model(model, values)
-            if _needs_soft_labels(values):
-                label_kind(compile_arguments(model)["loss"])
         except ValueError as error:
             # KerasTuner takes any other error for a failure of this trial alone.
             raise FatalValueError(str(error)) from error

@@ -243,7 +243,7 @@ class Space:
                 continue
             parent, values = parameter.parent
             if parent in names:
-                if not set(self._possible(parent)) & set(values):
+                if not set(self.possible(parent)) & set(values):
                     raise ValueError(
                         f"'{name}' plays a part only with {parent} "
                         f"{' or '.join(map(repr, values))}, which is not in the space. Add it, or "
@@ -258,14 +258,19 @@ class Space:
     def _give_each_optimizer_its_rate(self) -> None:
         """Makes the usual range of the rate that of the optimizer, or of each of several."""
         self._rates: dict[str, Range] = {}
-        kinds = self._possible("optimizer")
+        kinds = self.possible("optimizer")
         if not kinds or not isinstance(self.searched.get("learning_rate"), Around):
             return
         self._rates = {kind: Range(*LEARNING_RATES[kind], "log") for kind in kinds}
         if len(kinds) == 1:
             self.searched["learning_rate"] = self._rates.pop(kinds[0])
 
-    def _possible(self, name: str) -> tuple:
+    def possible(self, name: str) -> tuple:
+        """Returns the values that a trial may have, of a parameter with a few; else `()`.
+
+        Args:
+            name: The name in the space.
+        """
         if name in self.fixed:
             return (self.fixed[name],)
         return self.searched[name].values if name in self.searched else ()
@@ -364,8 +369,8 @@ class Space:
             parent = PARAMETERS[name].parent
             if parent is not None:
                 # Where the parent is not searched, it is settled whether this plays a part.
-                active = tuple(v for v in parent[1] if v in self._possible(parent[0]))
-                always = set(active) == set(self._possible(parent[0]))
+                active = tuple(v for v in parent[1] if v in self.possible(parent[0]))
+                always = set(active) == set(self.possible(parent[0]))
                 parent = None if always or parent[0] not in self.searched else (parent[0], active)
             rows.append((name, what, parent))
         return rows

@@ -232,6 +232,35 @@ def test_bad_input_before_the_first_trial(search, tmp_path):
     assert not list(pathlib.Path(tmp_path).rglob("trial_*"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "space", "message"),
+    [
+        ({"norm": True}, {"batch_norm": True}, "There is nothing to insert"),
+        ({"loss": "mse"}, {"mixing": True}, "must have one output and a crossentropy"),
+        ({"loss": "mse"}, {"label_smoothing": (0, 0.1)}, "must have one output"),
+        ({"use_ema": True}, {"ema": True}, "leave 'ema' out of the space"),
+        ({"scheduled": True}, {"schedule": True}, "A schedule needs the learning rate"),
+        ({"scheduled": True}, {"learning_rate": True}, "Give a range, as in"),
+        ({}, {"momentum": True}, "Adam has none"),
+    ],
+)
+def test_what_a_later_trial_would_stumble_over_is_told_first(changes, space, message):
+    def build():
+        rate = 0.01
+        if changes.get("scheduled"):
+            rate = keras.optimizers.schedules.CosineDecay(0.01, 100)
+        norm = [layers.BatchNormalization()] if changes.get("norm") else []
+        hidden = [layers.Dense(4, activation="relu"), *norm]
+        model = keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(3)])
+        optimizer = keras.optimizers.Adam(rate, use_ema=changes.get("use_ema", False))
+        model.compile(optimizer, changes.get("loss", "sparse_categorical_crossentropy"))
+        return model
+
+    # The first model has none of it: each search begins with the first choice.
+    with pytest.raises(ValueError, match=message):
+        OptkitHyperModel(build, space).build(keras_tuner.HyperParameters())
+
+
 def test_what_only_the_data_shows_stops_the_search(search, digits):
     labelled = {"x": digits[0][:60], "y": digits[1][:60], "validation_split": 0.5}
     for space, objective, data, message in (
