@@ -15,7 +15,7 @@ from keras_optkit.schedules.learning_rate import LearningRate
 from keras_optkit.schedules.linear_decay import LinearDecay
 from keras_optkit.schedules.one_cycle import OneCycle
 from keras_optkit.stopping.weight_averaging import WeightAveraging
-from keras_optkit.tuning.soft_labels import label_kind
+from keras_optkit.tuning.soft_labels import label_kind, number_of_classes
 
 _SCHEDULES = {
     "constant": Constant,
@@ -134,6 +134,7 @@ def check_possible(model: keras.Model, possible: Callable[[str], tuple], names: 
         insert_batch_norm(model, position=position)
     if set(possible("mixing")) - {"none"} or "label_smoothing" in names:
         label_kind(compile_arguments(model)["loss"])
+        number_of_classes(model)
     scheduled = set(possible("schedule")) - {"constant"} or "warmup" in names
     if scheduled and "learning_rate" not in names:
         _require_rate(model)

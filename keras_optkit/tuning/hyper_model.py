@@ -19,7 +19,7 @@ from keras_optkit.tuning.apply import (
 )
 from keras_optkit.tuning.objective import check_reported, check_validated
 from keras_optkit.tuning.settled_epochs import SettledEpochs
-from keras_optkit.tuning.soft_labels import label_kind, soft_arguments
+from keras_optkit.tuning.soft_labels import label_kind, number_of_classes, soft_arguments
 from keras_optkit.tuning.space import Space
 from keras_optkit.tuning.training_data import prepare, updates
 
@@ -215,7 +215,7 @@ class OptkitHyperModel(keras_tuner.HyperModel):
                     f"space. Received: epochs={values['epochs']}"
                 )
             kind = label_kind(compiled["loss"]) if _needs_soft_labels(values) else None
-            classes = int(model.output_shape[-1]) if kind else None
+            classes = number_of_classes(model) if kind else None
             if objective is None and "epochs" in given:
                 # No trial but a training with the values of one, as in `retrain_best`.
                 values.pop("epochs", None)

@@ -41,6 +41,25 @@ def label_kind(loss: Any) -> str:
     )
 
 
+def number_of_classes(model: keras.Model) -> int:
+    """Returns how many classes a model tells apart: the width of its one output.
+
+    Args:
+        model: A Sequential or Functional model.
+
+    Raises:
+        ValueError: If it has several outputs, none yet, or one that is not `(batch, classes)`.
+    """
+    outputs = getattr(model, "outputs", None) or []
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        raise ValueError(
+            "Label smoothing and mixing are for a built model with one output of shape "
+            "(batch, classes). Leave 'label_smoothing' and 'mixing' out of the space. "
+            f"Received: outputs of shape {[tuple(output.shape) for output in outputs]}"
+        )
+    return int(outputs[0].shape[-1])
+
+
 def soft_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns arguments of `compile` that are the same, but take labels as shares of classes.
 

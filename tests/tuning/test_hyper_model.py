@@ -238,6 +238,7 @@ def test_bad_input_before_the_first_trial(search, tmp_path):
         ({"norm": True}, {"batch_norm": True}, "There is nothing to insert"),
         ({"loss": "mse"}, {"mixing": True}, "must have one output and a crossentropy"),
         ({"loss": "mse"}, {"label_smoothing": (0, 0.1)}, "must have one output"),
+        ({"head": layers.Reshape((3, 1))}, {"mixing": True}, r"Received: outputs.*\(None, 3, 1\)"),
         ({"use_ema": True}, {"ema": True}, "leave 'ema' out of the space"),
         ({"scheduled": True}, {"schedule": True}, "A schedule needs the learning rate"),
         ({"scheduled": True}, {"learning_rate": True}, "Give a range, as in"),
@@ -250,8 +251,9 @@ def test_what_a_later_trial_would_stumble_over_is_told_first(changes, space, mes
         if changes.get("scheduled"):
             rate = keras.optimizers.schedules.CosineDecay(0.01, 100)
         norm = [layers.BatchNormalization()] if changes.get("norm") else []
+        head = [changes["head"]] if "head" in changes else []
         hidden = [layers.Dense(4, activation="relu"), *norm]
-        model = keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(3)])
+        model = keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(3), *head])
         optimizer = keras.optimizers.Adam(rate, use_ema=changes.get("use_ema", False))
         model.compile(optimizer, changes.get("loss", "sparse_categorical_crossentropy"))
         return model
