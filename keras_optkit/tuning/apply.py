@@ -53,6 +53,15 @@ _NORM_MOMENTUM = 0.9
 _PRUNING_BEGINS, _PRUNING_ENDS, _REFRESHES = 0.2, 0.7, 20
 
 
+def check_compiled(model: keras.Model) -> None:
+    """Raises `ValueError` unless a model is compiled."""
+    if not getattr(model, "compiled", False) or getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            "The model that is tuned must be compiled: let the function that builds it end in "
+            f"`model.compile(optimizer, loss, metrics=[...])`. Received: model={model!r}"
+        )
+
+
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
     """Returns what a model was compiled with, as the arguments of `compile`.
 
@@ -62,15 +71,12 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     Raises:
         ValueError: If the model is not compiled, or its class has a `compile` of its own.
     """
-    if not getattr(model, "compiled", False) or getattr(model, "optimizer", None) is None:
-        raise ValueError(
-            "The model that is tuned must be compiled: let the function that builds it end in "
-            f"`model.compile(optimizer, loss, metrics=[...])`. Received: model={model!r}"
-        )
+    check_compiled(model)
     if type(model).compile is not keras.Model.compile:
         raise ValueError(
             f"The class {type(model).__name__} has a `compile` of its own, which cannot be called "
-            "anew. Set what is searched in your `build(hp)`, and leave it out of the space. "
+            "anew. Around such a model the batch size, epochs, schedule, augmentation, averages "
+            "and pruning can be searched; set all else in your `build(hp)`. "
             f"Received: model={model!r}"
         )
     scales = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -107,15 +113,15 @@ def apply_to_model(model: keras.Model, values: dict[str, Any]) -> keras.Model:
     Raises:
         ValueError: If the model cannot take one of the values.
     """
-    arguments = compile_arguments(model)
+    check_compiled(model)
     new = model
     if values.get("batch_norm", "none") != "none":
         new = insert_batch_norm(new, position=values["batch_norm"], momentum=_NORM_MOMENTUM)
     if "dropout" in values:
         new = _with_dropout(new, values["dropout"])
     optimizer = _changed_optimizer(model, values)
-    if new is not model or optimizer is not arguments["optimizer"]:
-        new.compile(**{**arguments, "optimizer": optimizer})
+    if new is not model or optimizer is not model.optimizer:
+        new.compile(**{**compile_arguments(model), "optimizer": optimizer})
     return new
 
 

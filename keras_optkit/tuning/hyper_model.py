@@ -13,6 +13,7 @@ from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning.apply import (
     apply_to_model,
     callbacks_for,
+    check_compiled,
     check_possible,
     compile_arguments,
     own_rate,
@@ -156,7 +157,7 @@ class OptkitHyperModel(keras_tuner.HyperModel):
                 f"Received: {model!r} of type {type(model).__name__}"
             )
         try:
-            compile_arguments(model)
+            check_compiled(model)
             if not self._checked:
                 self._check_names({p.name for p in hp.space} - known)
                 names = {*self._space.searched, *self._space.fixed}
@@ -202,7 +203,6 @@ class OptkitHyperModel(keras_tuner.HyperModel):
         given = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs).arguments
         given.pop("self")
         values = self.values(hp)
-        compiled = compile_arguments(model)
         callbacks = list(given.pop("callbacks", None) or [])
         objective = next((c.objective for c in callbacks if hasattr(c, "objective")), None)
         try:
@@ -214,7 +214,9 @@ class OptkitHyperModel(keras_tuner.HyperModel):
                     "Hyperband sets the epochs of each trial itself. Leave 'epochs' out of the "
                     f"space. Received: epochs={values['epochs']}"
                 )
-            kind = label_kind(compiled["loss"]) if _needs_soft_labels(values) else None
+            soft = _needs_soft_labels(values)
+            compiled = compile_arguments(model) if soft else {}
+            kind = label_kind(compiled["loss"]) if soft else None
             classes = number_of_classes(model) if kind else None
             if objective is None and "epochs" in given:
                 # No trial but a training with the values of one, as in `retrain_best`.

@@ -147,3 +147,4 @@ def test_bad_input():
     own.compile("adam")
     with pytest.raises(ValueError, match="Own has a `compile` of its own"):
         apply_to_model(own, {"learning_rate": 0.1})
+    assert apply_to_model(own, {"batch_size": 8, "schedule": "cosine"}) is own
