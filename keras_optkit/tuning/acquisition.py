@@ -44,8 +44,6 @@ def _log_h(z: np.ndarray) -> np.ndarray:
     far = np.minimum(z, -1.0)
     # phi(z) (1 + z Phi(z) / phi(z)); the quotient is a scaled complementary error function.
     mills = np.sqrt(np.pi / 2) * special.erfcx(-far / np.sqrt(2))
-    # Beyond -1e5 the difference is lost, and its expansion 1 / z^2 is exact.
-    rest = np.where(far > -1e5, np.log1p(np.maximum(far * mills, -1 + 1e-16)), 0.0)
-    rest = np.where(far > -1e3, rest, -2 * np.log(-far))
+    rest = np.log1p(np.maximum(far * mills, -1 + 1e-16))
     tail = -0.5 * far**2 - _LOG_SQRT_2PI + rest
     return np.where(z > -1.0, direct, tail)

@@ -54,6 +54,8 @@ def test_the_log_of_the_expected_improvement():
             np.array(-2 * z), np.array(2.0), 0.0
         )
         np.testing.assert_allclose(float(value), float(expected), rtol=1e-9)
+        tail = log_expected_improvement(np.array(1e6), np.array(1.0), 0.0)[0]
+        np.testing.assert_allclose(tail + 5e11, -0.9189385 - 2 * np.log(1e6), atol=1e-3)
         step = 1e-5
         above = log_expected_improvement(np.array(-2 * z + step), np.array(2.0), 0.0)[0]
         below = log_expected_improvement(np.array(-2 * z - step), np.array(2.0), 0.0)[0]
@@ -98,6 +100,9 @@ def test_values_survive_the_unit_cube():
         values = space.decode(point)
         assert ("momentum" in values) == ("nesterov" in values) == (values["kind"] == "sgd")
         again = space.decode(space.encode(values))
+        # A log range of integers is a range to the process; all else is at its value's place.
+        exact = [parameter.name != "width" for parameter in space.parameters]
+        np.testing.assert_allclose(space.encode(values)[exact], point[exact], atol=1e-9)
         for name, value in values.items():
             assert again[name] == (pytest.approx(value) if type(value) is float else value), name
             assert type(again[name]) is type(value)

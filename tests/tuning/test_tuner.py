@@ -223,6 +223,8 @@ def test_killed_at_any_moment_a_search_loses_nothing():
     assert found["GridSearch"]["kills"] > 30
 
 
+# On torch Keras has no distribution.
+@pytest.mark.backends("tensorflow", "jax")
 def test_policy_and_distribution_outlive_the_start_of_a_trial(build, toy, tmp_path):
     policy = keras.config.dtype_policy()
     before = keras.distribution.distribution()
@@ -350,3 +352,21 @@ def test_conditional_parameters_are_found_the_same_at_each_start(search_function
         )
         spaces.append([parameter.name for parameter in tuner.oracle.get_space().space])
     assert spaces == [["kind", "count", "rate_0", "sub", "depth"]] * 3
+
+
+def test_an_interrupted_search_goes_on_in_the_same_process(search_function, six_points):
+    begun = []
+
+    def function(hp):
+        begun.append((hp["a"], hp["b"]))
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return float(hp["b"])
+
+    tuner = search_function("GridSearch", function, six_points)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.search()
+    tuner.search()
+    assert statuses(tuner) == ["COMPLETED"] * 6
+    # The one that was interrupted is repeated, and no other.
+    assert begun[2] == begun[3] and len(set(begun)) == 6 and len(begun) == 7
