@@ -3,11 +3,18 @@
 # KerasTuner is heavy: the module of a name is imported when the name is used.
 _MODULES = {
     "BayesianOptimization": "bayesian_optimization",
+    "DEFAULT_SPACE": "space",
     "GridSearch": "grid_search",
+    "HyperConvNet": "hyper_conv_net",
+    "HyperMLP": "hyper_mlp",
+    "HyperResNet": "hyper_res_net",
     "Hyperband": "hyperband",
     "MedianStopping": "trial_pruning",
+    "OptkitHyperModel": "hyper_model",
     "RandomSearch": "random_search",
     "SuccessiveHalving": "trial_pruning",
+    "TuneResult": "tune_result",
+    "tune": "tune_model",
 }
 
 __all__ = sorted(_MODULES)
