@@ -24,6 +24,11 @@ def test_before_and_after(digits, tmp_path, monkeypatch):
     assert (tmp_path / "model.tflite").stat().st_size > 10_000
 
 
+def _compiled(model):
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
 def test_snippets(digits, tmp_path, monkeypatch):
     import tensorflow as tf
 
@@ -39,15 +44,16 @@ def test_snippets(digits, tmp_path, monkeypatch):
             keras.layers.Dense(10, activation="softmax"),
         ]
     )
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    _compiled(model)
     names = {"keras": keras, "optkit": keras_optkit, "model": model, "teacher": model}
     names.update(x=images, y=y, x_val=images, y_val=y, images=images[:4])
     names["student"] = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(10)]
     )
+    names["build"] = lambda: _compiled(keras.models.clone_model(model))
     names["dataset"] = tf.data.Dataset.from_tensor_slices((images, y)).batch(16)
     blocks = re.findall(r"```py\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 10
     for block in blocks:
         # The bridge trains on TensorFlow, whatever the backend.
         if "tfmot" not in block or keras.backend.backend() == "tensorflow":
@@ -55,5 +61,6 @@ def test_snippets(digits, tmp_path, monkeypatch):
     assert next(iter(names["mixed"]))[1].shape == (16, 10)
     assert len(names["folded"].layers) == len(model.layers) - 1
     assert names["small"].count_params() < model.count_params()
-    for file in ("augmented.png", "range_test.png", "report/training.png", "student.keras"):
+    files = ("augmented.png", "range_test.png", "report/training.png", "student.keras")
+    for file in (*files, "report.png", "smaller.tflite", "tuned/best.keras"):
         assert (tmp_path / file).stat().st_size > 1000
