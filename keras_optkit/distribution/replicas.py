@@ -1,0 +1,233 @@
+"""Replicas of TensorFlow that add up to one device.
+
+Keras divides the loss of each replica by their number. That is right where all of them have
+equally many samples, and the loss is a plain mean. Here each replica's part of a mean is what its
+samples are of the batch, whatever their number, weights and masks.
+"""
+
+import contextlib
+import functools
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_optkit.distribution.reduced_updates import reduced_updates
+from keras_optkit.distribution.replaced import replaced
+from keras_optkit.normalization.sync_batch_normalization import SyncBatchNormalization
+
+# Keeps the streams of replicas apart: 2**32 times the square root of 2 minus 1, made odd.
+_FAR = 1779033703
+_THREAD = threading.local()
+
+
+@contextlib.contextmanager
+def exact_replicas(
+    model: keras.Model, strategy: tf.distribute.Strategy, synchronize_batch_norm: bool
+) -> Iterator[None]:
+    """Lets the replicas of a model add up to one device, for the calls of its methods inside.
+
+    Args:
+        model: The model, made and compiled in the scope of the strategy.
+        strategy: The strategy that it trains under.
+        synchronize_batch_norm: Boolean, whether BatchNorm uses the statistics of all replicas.
+    """
+    if "_maybe_symbolic_build" in vars(model):
+        # `fit` calls `evaluate`.
+        yield
+        return
+    norms = _norms(model)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_exact_losses())
+        stack.enter_context(_own_randomness())
+        stack.enter_context(reduced_updates(model))
+        if synchronize_batch_norm:
+            for norm in norms:
+                moments = functools.partial(SyncBatchNormalization._moments, norm)
+                stack.enter_context(replaced(norm, _moments=moments))
+            norms = []
+        stack.enter_context(
+            replaced(
+                model,
+                train_step=_Step(model, "train_step", norms),
+                test_step=_Step(model, "test_step", []),
+                _maybe_symbolic_build=functools.partial(_build, model, strategy),
+            )
+        )
+        yield
+
+
+class _Replica:
+    """What a replica's step knows of its place in the batch."""
+
+    def __init__(self, context: tf.distribute.ReplicaContext, samples: Any):
+        self.context = context
+        samples = tf.cast(samples, "float32")
+        self.share = samples / self.total(samples)
+        self.reduced_a_loss = False
+
+    def total(self, value: Any) -> Any:
+        return self.context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def _current() -> _Replica | None:
+    return getattr(_THREAD, "replica", None)
+
+
+class _Step:
+    """A step of the model that knows, while it runs, which replica it is."""
+
+    def __init__(self, model: keras.Model, name: str, norms: list[keras.layers.Layer]):
+        self._own = getattr(model, name)
+        self._custom = getattr(type(model), name) is not getattr(keras.Model, name)
+        self._model = type(model).__name__
+        self._norms = norms
+        self.__name__ = name
+
+    def __call__(self, data: Any) -> Any:
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return self._own(data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        first = next(part for part in keras.tree.flatten(x) if part is not None)
+        _THREAD.replica = replica = _Replica(context, tf.shape(first)[0])
+        try:
+            outputs = self._own(data)
+        finally:
+            _THREAD.replica = None
+        if self._custom and not replica.reduced_a_loss:
+            warnings.warn(
+                f"`{self._model}.{self.__name__}` computes a loss of its own, and the gradients of "
+                f"the {context.num_replicas_in_sync} devices are added. Compute it with "
+                "`self.compute_loss(x, y, y_pred, sample_weight)`, or divide it by "
+                "`distribution.num_devices`.",
+                stacklevel=2,
+            )
+        _share_statistics(self._norms, replica)
+        return outputs
+
+
+def _norms(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers whose statistics are those of a replica's samples only."""
+    plain = keras.layers.BatchNormalization
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, plain)
+        and type(layer)._moments is plain._moments
+        and not layer.synchronized
+    ]
+
+
+def _share_statistics(norms: list[keras.layers.Layer], replica: _Replica) -> None:
+    """Gives each replica the mean of their moving statistics, which would drift apart."""
+    moving = [v for n in norms if n.trainable for v in (n.moving_mean, n.moving_variance)]
+    if not moving:
+        return
+    # A replica without samples has no statistics.
+    parts = [tf.where(replica.share > 0, v.value * replica.share, 0.0) for v in moving]
+    for variable, mean in zip(moving, replica.total(parts), strict=True):
+        variable.assign(mean)
+
+
+@contextlib.contextmanager
+def _exact_losses() -> Iterator[None]:
+    """Lets what Keras does to losses under a strategy count samples, not replicas."""
+    losses = sys.modules[keras.losses.Loss.__module__]
+    functions = {
+        "scale_loss_for_distribution": _scaled,
+        "unscale_loss_for_distribution": _unscaled,
+        "reduce_values": _reduced,
+        "apply_mask": _masked,
+    }
+
+    def choose(own: Callable, ours: Callable) -> Callable:
+        @functools.wraps(own)
+        def call(*args, **kwargs):
+            replica = _current()
+            if replica is None:
+                return own(*args, **kwargs)
+            return ours(replica, own, *args, **kwargs)
+
+        return call
+
+    chosen = {
+        name: choose(getattr(losses, name, None), ours)
+        for name, ours in functions.items()
+        if hasattr(losses, name)
+    }
+    missing = {name: None for name in functions if name not in chosen}
+    with replaced(losses, **chosen, **missing):
+        yield
+
+
+def _scaled(replica: _Replica, own: Callable, value: Any) -> Any:
+    replica.reduced_a_loss = True
+    return value * tf.cast(replica.share, value.dtype)
+
+
+def _unscaled(replica: _Replica, own: Callable, value: Any) -> Any:
+    # For a mean in which this replica weighs as many samples as it has.
+    return tf.math.divide_no_nan(value, tf.cast(replica.share, value.dtype))
+
+
+def _reduced(replica, own, values, sample_weight=None, reduction="sum_over_batch_size"):
+    replica.reduced_a_loss = True
+    weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
+    if not weighted or values.shape.rank == 0:
+        return own(values, sample_weight, reduction)
+    weight = replica.total(tf.cast(tf.reduce_sum(sample_weight), values.dtype))
+    return tf.math.divide_no_nan(tf.reduce_sum(values), weight)
+
+
+def _masked(replica, own, sample_weight, mask, dtype, reduction):
+    if mask is None or reduction not in ("mean", "sum_over_batch_size"):
+        return own(sample_weight, mask, dtype, reduction)
+    valid = tf.cast(mask, dtype)
+    sizes = replica.total([tf.cast(tf.size(mask), dtype), tf.reduce_sum(valid)])
+    # The mean over what is valid in the whole batch: the mean over all that follows divides by all.
+    weight = tf.math.divide_no_nan(*sizes)
+    return own(sample_weight, mask, dtype, "sum") * weight
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Lets each replica draw numbers of its own from one seed."""
+    generator = keras.random.SeedGenerator
+    own = generator.next
+
+    @functools.wraps(own)
+    def next_(self, ordered=True):
+        seed = own(self, ordered)
+        replica = _current()
+        if replica is None:
+            return seed
+        place = tf.cast(replica.context.replica_id_in_sync_group, seed.dtype)
+        return seed + tf.stack([place * _FAR, tf.zeros_like(place)])
+
+    with replaced(generator, next=next_):
+        yield
+
+
+def _build(
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    iterator: Any = None,
+    data_batch: Any = None,
+) -> None:
+    """Builds a model from what its batches look like, and takes none of them away.
+
+    Keras takes the first batch, which a generator gives only once, and adds up the replicas'
+    parts, which fails where they differ in size.
+    """
+    if iterator is not None:
+        spec = iterator._distributed_dataset.element_spec
+        parts = tf.nest.flatten(spec, expand_composites=False)
+        parts = [getattr(part, "_value_specs", (part,))[0] for part in parts]
+        data_batch = tf.nest.pack_sequence_as(spec, parts)
+    with strategy.scope():
+        model._symbolic_build(data_batch=data_batch)
