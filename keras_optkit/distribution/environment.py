@@ -43,7 +43,8 @@ def _tf_config_workers(text: str) -> int:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             '`TF_CONFIG` must be JSON such as {"cluster": {"worker": ["host:port", ...]}, "task": '
-            f'{{"type": "worker", "index": 0}}}} ({reason}). Correct it, or unset it to train in one process. '
+            f'{{"type": "worker", "index": 0}}}} ({reason}). Correct it, or unset it to train in '
+            "one process. "
             f"Received: TF_CONFIG={text!r}"
         ) from error
     return max(1, jobs.get("worker", 0) + jobs.get("chief", 0))

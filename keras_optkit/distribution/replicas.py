@@ -45,10 +45,10 @@ def exact_replicas(
         stack.enter_context(_exact_losses())
         stack.enter_context(_own_randomness())
         stack.enter_context(reduced_updates(model))
+        moments = SyncBatchNormalization._moments if synchronize_batch_norm else _own_moments
+        for norm in norms:
+            stack.enter_context(replaced(norm, _moments=functools.partial(moments, norm)))
         if synchronize_batch_norm:
-            for norm in norms:
-                moments = functools.partial(SyncBatchNormalization._moments, norm)
-                stack.enter_context(replaced(norm, _moments=moments))
             norms = []
         stack.enter_context(
             replaced(
@@ -121,6 +121,18 @@ def _norms(model: keras.Model) -> list[keras.layers.Layer]:
         and type(layer)._moments is plain._moments
         and not layer.synchronized
     ]
+
+
+def _own_moments(norm: keras.layers.Layer, inputs: Any, mask: Any) -> tuple[Any, Any]:
+    """Returns a replica's statistics, which those of no samples cannot be computed of."""
+    return tf.cond(
+        tf.shape(inputs)[0] > 0,
+        lambda: type(norm)._moments(norm, inputs, mask),
+        lambda: (
+            tf.cast(norm.moving_mean.value, inputs.dtype),
+            tf.cast(norm.moving_variance.value, inputs.dtype),
+        ),
+    )
 
 
 def _share_statistics(norms: list[keras.layers.Layer], replica: _Replica) -> None:
