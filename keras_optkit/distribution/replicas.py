@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from keras_optkit.distribution.reduced_updates import reduced_updates
 from keras_optkit.distribution.replaced import replaced
-from keras_optkit.normalization.sync_batch_normalization import SyncBatchNormalization
+from keras_optkit.normalization import SyncBatchNormalization, sync_batch_normalization
 
 # Keeps the streams of replicas apart: 2**32 times the square root of 2 minus 1, made odd.
 _FAR = 1779033703
@@ -45,16 +45,20 @@ def exact_replicas(
         stack.enter_context(_exact_losses())
         stack.enter_context(_own_randomness())
         stack.enter_context(reduced_updates(model))
-        moments = SyncBatchNormalization._moments if synchronize_batch_norm else _own_moments
-        for norm in norms:
-            stack.enter_context(replaced(norm, _moments=functools.partial(moments, norm)))
+        total = functools.partial(_total_of_samples, sync_batch_normalization._sum_over_replicas)
+        stack.enter_context(replaced(sync_batch_normalization, _sum_over_replicas=total))
         if synchronize_batch_norm:
+            for norm in norms:
+                moments = functools.partial(SyncBatchNormalization._moments, norm)
+                stack.enter_context(replaced(norm, _moments=moments))
             norms = []
         stack.enter_context(
             replaced(
                 model,
                 train_step=_Step(model, "train_step", norms),
                 test_step=_Step(model, "test_step", []),
+                predict_step=_Step(model, "predict_step", []),
+                call=functools.partial(_call, model, model.call),
                 _maybe_symbolic_build=functools.partial(_build, model, strategy),
             )
         )
@@ -66,12 +70,37 @@ class _Replica:
 
     def __init__(self, context: tf.distribute.ReplicaContext, samples: Any):
         self.context = context
+        self.empty = tf.equal(samples, 0)
         samples = tf.cast(samples, "float32")
         self.share = samples / self.total(samples)
         self.reduced_a_loss = False
+        self.calls = False
 
     def total(self, value: Any) -> Any:
+        """Sums a tensor, or a list of them, over all replicas."""
         return self.context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    def fill(self, x: Any) -> Any:
+        """Returns a batch, or one sample of zeros where it has none."""
+        if not isinstance(x, tf.Tensor) or x.shape.rank in (None, 0):
+            return x
+        one = tf.concat([[1], tf.shape(x)[1:]], 0)
+        filled = tf.cond(self.empty, lambda: tf.zeros(one, x.dtype), lambda: x)
+        return self._like(filled, x, lambda mask: self.fill(mask))
+
+    def empty_again(self, y: Any) -> Any:
+        """Returns the outputs for what `fill` returned, those for no samples where it had none."""
+        if not isinstance(y, tf.Tensor) or y.shape.rank in (None, 0):
+            return y
+        part = tf.cond(self.empty, lambda: y[:0], lambda: y)
+        return self._like(part, y, lambda mask: self.empty_again(mask))
+
+    def _like(self, new: Any, old: Any, do: Callable) -> Any:
+        new.set_shape([None, *old.shape[1:]])
+        mask = getattr(old, "_keras_mask", None)
+        if mask is not None:
+            new._keras_mask = do(mask)
+        return new
 
 
 def _current() -> _Replica | None:
@@ -83,7 +112,8 @@ class _Step:
 
     def __init__(self, model: keras.Model, name: str, norms: list[keras.layers.Layer]):
         self._own = getattr(model, name)
-        self._custom = getattr(type(model), name) is not getattr(keras.Model, name)
+        own_step = getattr(type(model), name) is not getattr(keras.Model, name)
+        self._may_sum_losses = own_step and name == "train_step"
         self._model = type(model).__name__
         self._norms = norms
         self.__name__ = name
@@ -99,7 +129,7 @@ class _Step:
             outputs = self._own(data)
         finally:
             _THREAD.replica = None
-        if self._custom and not replica.reduced_a_loss:
+        if self._may_sum_losses and not replica.reduced_a_loss:
             warnings.warn(
                 f"`{self._model}.{self.__name__}` computes a loss of its own, and the gradients of "
                 f"the {context.num_replicas_in_sync} devices are added. Compute it with "
@@ -123,16 +153,30 @@ def _norms(model: keras.Model) -> list[keras.layers.Layer]:
     ]
 
 
-def _own_moments(norm: keras.layers.Layer, inputs: Any, mask: Any) -> tuple[Any, Any]:
-    """Returns a replica's statistics, which those of no samples cannot be computed of."""
-    return tf.cond(
-        tf.shape(inputs)[0] > 0,
-        lambda: type(norm)._moments(norm, inputs, mask),
-        lambda: (
-            tf.cast(norm.moving_mean.value, inputs.dtype),
-            tf.cast(norm.moving_variance.value, inputs.dtype),
-        ),
-    )
+def _total_of_samples(own: Callable, sums: list) -> list:
+    """Sums over replicas what those with samples have."""
+    replica = _current()
+    if replica is None:
+        return own(sums)
+    return own([tf.where(replica.empty, tf.zeros_like(part), part) for part in sums])
+
+
+def _call(model: keras.Model, own: Callable, *args, **kwargs) -> Any:
+    """Calls a model on a replica, which may have no samples.
+
+    Not every layer can do with none: on a CPU a convolution of no images has a wrong shape. Such a
+    replica computes one sample of zeros, and gives away nothing of it.
+    """
+    replica = _current()
+    if replica is None or replica.calls:
+        return own(*args, **kwargs)
+    replica.calls = True
+    try:
+        args, kwargs = keras.tree.map_structure(replica.fill, (args, kwargs), none_is_leaf=False)
+        outputs = own(*args, **kwargs)
+    finally:
+        replica.calls = False
+    return keras.tree.map_structure(replica.empty_again, outputs)
 
 
 def _share_statistics(norms: list[keras.layers.Layer], replica: _Replica) -> None:
@@ -140,8 +184,7 @@ def _share_statistics(norms: list[keras.layers.Layer], replica: _Replica) -> Non
     moving = [v for n in norms if n.trainable for v in (n.moving_mean, n.moving_variance)]
     if not moving:
         return
-    # A replica without samples has no statistics.
-    parts = [tf.where(replica.share > 0, v.value * replica.share, 0.0) for v in moving]
+    parts = [v.value * replica.share for v in moving]
     for variable, mean in zip(moving, replica.total(parts), strict=True):
         variable.assign(mean)
 
