@@ -84,16 +84,18 @@ class _Replica:
         """Returns a batch, or one sample of zeros where it has none."""
         if not isinstance(x, tf.Tensor) or x.shape.rank in (None, 0):
             return x
-        one = tf.concat([[1], tf.shape(x)[1:]], 0)
-        filled = tf.cond(self.empty, lambda: tf.zeros(one, x.dtype), lambda: x)
-        return self._like(filled, x, lambda mask: self.fill(mask))
+        # Without a condition: several of them, on several devices, can wait for each other. Where
+        # there is nothing to add, this copies nothing.
+        missing = tf.cast(self.empty, "int32")
+        filled = tf.pad(x, [[0, missing], *[[0, 0]] * (x.shape.rank - 1)])
+        return self._like(filled, x, self.fill)
 
     def empty_again(self, y: Any) -> Any:
         """Returns the outputs for what `fill` returned, those for no samples where it had none."""
         if not isinstance(y, tf.Tensor) or y.shape.rank in (None, 0):
             return y
-        part = tf.cond(self.empty, lambda: y[:0], lambda: y)
-        return self._like(part, y, lambda mask: self.empty_again(mask))
+        part = y[: tf.shape(y)[0] - tf.cast(self.empty, "int32")]
+        return self._like(part, y, self.empty_again)
 
     def _like(self, new: Any, old: Any, do: Callable) -> Any:
         new.set_shape([None, *old.shape[1:]])
