@@ -1,7 +1,6 @@
 """Data parallelism on TensorFlow, by `tf.distribute.MirroredStrategy`."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ import tensorflow as tf
 from keras_optkit.distribution import preflight
 from keras_optkit.distribution.distribution import Distribution
 from keras_optkit.distribution.placed_model import placing
-from keras_optkit.distribution.replaced import replaced
 from keras_optkit.distribution.replicas import exact_replicas
 
 
@@ -56,30 +54,12 @@ class Mirrored(Distribution):
     @contextlib.contextmanager
     def running(self, model: keras.Model, method: str, arguments: dict[str, Any]) -> Iterator[None]:
         """Prepares a model for a call of one of its methods, and puts it back afterwards."""
-        preflight.check_method(method)
         if method in ("fit", "train_on_batch"):
             self.check_placed(model)
             preflight.check_settings(model)
             preflight.check_large_enough(preflight.batch_size(arguments), self.num_devices)
-        with (
-            self._input_from_the_host(),
-            exact_replicas(model, self.strategy, self.synchronize_batch_norm),
-        ):
+        with exact_replicas(model, self.strategy, self.synchronize_batch_norm):
             yield
-
-    def _input_from_the_host(self) -> contextlib.AbstractContextManager[None]:
-        """Keeps batches where they are, if that is where they are needed.
-
-        Else each of several logical CPUs fetches its part in a thread of a pool that has one for
-        each core, and where there are few they wait for each other for ever, now and then.
-        """
-        if "cpu" not in self.devices[0]:
-            return contextlib.nullcontext()
-        options = tf.distribute.InputOptions(experimental_fetch_to_device=False)
-        distribute = functools.partial(
-            type(self.strategy).experimental_distribute_dataset, self.strategy, options=options
-        )
-        return replaced(self.strategy, experimental_distribute_dataset=distribute)
 
     def check_placed(self, model: keras.Model) -> None:
         """Raises if the optimizer or a metric of a model was not made in the scope."""

@@ -60,22 +60,6 @@ def check_metrics(model: keras.Model, placed: Callable[[Any], bool]) -> None:
             )
 
 
-def check_method(method: str) -> None:
-    """Raises where a method of a model does something else on replicas of TensorFlow.
-
-    Args:
-        method: String, its name.
-
-    Raises:
-        ValueError: If it is `predict_on_batch`, which gives every sample once for each device.
-    """
-    if method == "predict_on_batch":
-        raise ValueError(
-            "`predict_on_batch` gives the outputs once for each device; use `predict(x, "
-            "batch_size=len(x))`, or call the model. Received: a model on several devices"
-        )
-
-
 def check_settings(model: keras.Model) -> None:
     """Raises where a model is compiled in a way that replicas of TensorFlow cannot train.
 

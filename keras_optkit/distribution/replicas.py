@@ -42,6 +42,8 @@ def exact_replicas(
         return
     norms = _norms(model)
     with contextlib.ExitStack() as stack:
+        # The steps take their parts of whole batches.
+        stack.enter_context(replaced(strategy, experimental_distribute_dataset=_whole))
         stack.enter_context(_exact_losses())
         stack.enter_context(_own_randomness())
         stack.enter_context(reduced_updates(model))
@@ -63,6 +65,10 @@ def exact_replicas(
             )
         )
         yield
+
+
+def _whole(dataset: tf.data.Dataset, options: Any = None) -> tf.data.Dataset:
+    return dataset
 
 
 class _Replica:
@@ -124,9 +130,8 @@ class _Step:
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
             return self._own(data)
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        first = next(part for part in keras.tree.flatten(x) if part is not None)
-        _THREAD.replica = replica = _Replica(context, tf.shape(first)[0])
+        data, samples = _part(data, context)
+        _THREAD.replica = replica = _Replica(context, samples)
         try:
             outputs = self._own(data)
         finally:
@@ -141,6 +146,30 @@ class _Step:
             )
         _share_statistics(self._norms, replica)
         return outputs
+
+
+def _part(data: Any, context: tf.distribute.ReplicaContext) -> tuple[Any, Any]:
+    """Returns a replica's part of a batch, and its number of samples.
+
+    The iterators of `tf.distribute` split a batch before the step. They wait for ever now and then
+    where there are more devices than cores, and they split a small batch unevenly.
+    """
+    count, place = context.num_replicas_in_sync, tf.cast(context.replica_id_in_sync_group, "int32")
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    first = next(part for part in keras.tree.flatten(x) if part is not None)
+    with tf.device("/device:CPU:0"):
+        size = tf.shape(first)[0]
+        start, end = size * place // count, size * (place + 1) // count
+
+        def split(tensor):
+            if isinstance(tensor, tf.SparseTensor):
+                rest = tensor.dense_shape[1:]
+                begin = tf.concat([[tf.cast(start, "int64")], tf.zeros_like(rest)], 0)
+                length = tf.concat([[tf.cast(end - start, "int64")], rest], 0)
+                return tf.sparse.slice(tensor, begin, length)
+            return tensor if tensor is None else tensor[start:end]
+
+        return keras.tree.map_structure(split, data), end - start
 
 
 def _norms(model: keras.Model) -> list[keras.layers.Layer]:
@@ -282,9 +311,6 @@ def _build(
     parts, which fails where they differ in size.
     """
     if iterator is not None:
-        spec = iterator._distributed_dataset.element_spec
-        parts = tf.nest.flatten(spec, expand_composites=False)
-        parts = [getattr(part, "_value_specs", (part,))[0] for part in parts]
-        data_batch = tf.nest.pack_sequence_as(spec, parts)
+        data_batch = iterator._distributed_dataset.element_spec
     with strategy.scope():
         model._symbolic_build(data_batch=data_batch)

@@ -153,6 +153,9 @@ def check_other_methods():
         "evaluate": difference(
             plain.evaluate(X[:7], Y[:7], verbose=0), model.evaluate(X[:7], Y[:7], verbose=0)
         ),
+        "predict_on_batch": difference(
+            plain.predict_on_batch(X[:6]), model.predict_on_batch(X[:6])
+        ),
         "predict": difference(plain.predict(X[:3], verbose=0), model.predict(X[:3], verbose=0)),
     }
     model.save(FOLDER / "model.keras")
@@ -231,7 +234,6 @@ def refusals():
     if BACKEND == "tensorflow":
         calls["jit_compile"] = lambda: fit(jit_compile=True)
         calls["own loss"] = lambda: fit(make=OwnLoss)
-        calls["predict_on_batch"] = lambda: compiled(scope).predict_on_batch(X[:4])
     else:
         calls["indivisible"] = lambda: fit(size=10)
     found = {}
