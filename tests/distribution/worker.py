@@ -18,7 +18,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
 import numpy as np
-from cases import CASES, DATA, IMAGES, ODD, X, Y, dataset, dense, difference, norm, train
+from cases import CASES, DATA, IMAGES, ODD, X, Y, dense, difference, norm, train
 
 from keras_optkit import callbacks, pruning
 from keras_optkit.distribution import data_parallel, split_cpu
@@ -225,9 +225,6 @@ def refusals():
         "optimizer outside": lambda: fit(optimizer=outside),
         "metric outside": lambda: fit(metrics=[metric]),
         "small batch": lambda: fit(size=3),
-        "small batch of a dataset": lambda: compiled(scope).fit(
-            dataset(X, Y, size=2), shuffle=False
-        ),
         "no such device": lambda: data_parallel(["cpu:0", "cpu:4"]),
         "too many devices": lambda: data_parallel(5),
     }
