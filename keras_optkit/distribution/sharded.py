@@ -84,6 +84,9 @@ class _Place:
     def __call__(self, batch: Any, layout: Any, batch_dim_name: str) -> Any:
         import jax
 
+        if batch is None:
+            # The weights that `train_on_batch` was not given.
+            return None
         if self._first_is_full:
             self._first_is_full = False
             self._distribution._check_divisible(batch.shape[0])

@@ -1,11 +1,13 @@
 """Four logical devices against one: what trains on them, and what is told before it does."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
+from distribution_cases import CASES
 
 from keras_optkit.distribution import auto, data_parallel
-from tests.distribution.cases import CASES
 
 BACKEND = keras.backend.backend()
 several = pytest.mark.backends("tensorflow", "jax")
@@ -102,13 +104,7 @@ REFUSED |= {"tensorflow": ON_TENSORFLOW, "jax": ON_JAX}.get(BACKEND, {})
 @several
 @pytest.mark.parametrize("name", REFUSED)
 def test_told_before_the_first_step(found, name):
-    pytest.raises(AssertionError, _match, name, "nothing")
-    _match(name, found["refusals"][name])
-
-
-def _match(name, message):
-    import re
-
+    message = found["refusals"][name]
     assert re.match(REFUSED[name], message), message
     assert "\n" not in message
 
@@ -132,7 +128,7 @@ def test_scopes_leave_keras_as_it_was():
     made, compiled = vars(keras.Model)["__new__"], keras.Model.compile
     distribution = data_parallel(2)
     with pytest.raises(ZeroDivisionError), distribution.scope():
-        1 / 0
+        raise ZeroDivisionError
     assert vars(keras.Model)["__new__"] is made
     assert keras.Model.compile is compiled
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).compile("sgd", "mse")

@@ -18,7 +18,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
 import numpy as np
-from cases import CASES, DATA, IMAGES, ODD, X, Y, dense, difference, norm, train
+from distribution_cases import CASES, DATA, IMAGES, ODD, X, Y, dense, difference, norm, train
 
 from keras_optkit import callbacks, pruning
 from keras_optkit.distribution import data_parallel, split_cpu
