@@ -54,6 +54,12 @@ class Mirrored(Distribution):
     @contextlib.contextmanager
     def running(self, model: keras.Model, method: str, arguments: dict[str, Any]) -> Iterator[None]:
         """Prepares a model for a call of one of its methods, and puts it back afterwards."""
+        if isinstance(arguments.get("x"), tf.distribute.DistributedDataset):
+            raise ValueError(
+                "The step splits each batch by itself; pass the dataset as it was before "
+                "`experimental_distribute_dataset`, batched for all devices together. Received: "
+                f"x={arguments['x']!r}"
+            )
         if method in ("fit", "train_on_batch"):
             self.check_placed(model)
             preflight.check_settings(model)

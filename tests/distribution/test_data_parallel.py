@@ -95,6 +95,7 @@ REFUSED = {
 }
 ON_TENSORFLOW = {
     "jit_compile": "ValueError: XLA cannot compile .* `jit_compile='auto'`.* Received: jit_compile",
+    "split already": "ValueError: The step splits each batch.* Received: x=<",
     "own loss": "UserWarning: `OwnLoss.train_step` computes a loss of its own.* the 4 devices",
 }
 ON_JAX = {"indivisible": "ValueError: JAX splits a batch .* 8 or 12;.* Received: batch_size=10"}

@@ -18,7 +18,19 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
 import numpy as np
-from distribution_cases import CASES, DATA, IMAGES, ODD, X, Y, dense, difference, norm, train
+from distribution_cases import (
+    CASES,
+    DATA,
+    IMAGES,
+    ODD,
+    X,
+    Y,
+    dataset,
+    dense,
+    difference,
+    norm,
+    train,
+)
 
 from keras_optkit import callbacks, pruning
 from keras_optkit.distribution import data_parallel, split_cpu
@@ -230,6 +242,9 @@ def refusals():
     }
     if BACKEND == "tensorflow":
         calls["jit_compile"] = lambda: fit(jit_compile=True)
+        calls["split already"] = lambda: compiled(scope).fit(
+            distribution.strategy.experimental_distribute_dataset(dataset(X, Y))
+        )
         calls["own loss"] = lambda: fit(make=OwnLoss)
     else:
         calls["indivisible"] = lambda: fit(size=10)
