@@ -6,7 +6,7 @@ import keras
 
 from keras_optkit.distribution.devices import list_devices, resolve_devices
 from keras_optkit.distribution.distribution import Distribution
-from keras_optkit.distribution.environment import processes
+from keras_optkit.distribution.environment import check_one_process
 
 
 def data_parallel(
@@ -45,13 +45,7 @@ def data_parallel(
     ...     model.compile("sgd", "mse")
     >>> history = model.fit(np.zeros((8, 4)), np.zeros((8, 3)), verbose=0)
     """
-    count, who = processes()
-    if count > 1:
-        raise ValueError(
-            f"The environment says that {count} processes train together, and this trains on the "
-            f"devices of one: each would train a model of its own. Unset {who} to do just that. "
-            f"Received: {count} processes by {who}"
-        )
+    check_one_process()
     names = resolve_devices(devices)
     if names == list_devices()[:1]:
         return Distribution(names)

@@ -48,3 +48,18 @@ def _tf_config_workers(text: str) -> int:
             f"Received: TF_CONFIG={text!r}"
         ) from error
     return max(1, jobs.get("worker", 0) + jobs.get("chief", 0))
+
+
+def check_one_process() -> None:
+    """Raises if the environment says that several processes train together.
+
+    Raises:
+        ValueError: If it does, or is malformed.
+    """
+    count, who = processes()
+    if count > 1:
+        raise ValueError(
+            f"The environment says that {count} processes train together, and this trains on the "
+            f"devices of one: each would train a model of its own. Unset {who} to do just that. "
+            f"Received: {count} processes by {who}"
+        )

@@ -57,7 +57,7 @@ class Sharded(Distribution):
         """Raises if the optimizer or a metric of a model was not made in the scope."""
 
         def placed(variable):
-            return len(variable.value.sharding.device_set) == self.num_devices
+            return len(variable.value.sharding.device_set) == len(self.devices)
 
         preflight.check_optimizer(model, lambda one: all(map(placed, one.variables)))
         preflight.check_metrics(model, placed)
