@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_optkit.core.checks import check_count
 from keras_optkit.distribution.devices import resolve_devices
 from keras_optkit.distribution.distribution import Distribution
 from keras_optkit.distribution.environment import check_one_process
@@ -56,7 +57,7 @@ def model_parallel(
         raise ValueError(
             f"`parts` must divide the number of devices, {len(names)}. Received: parts={parts!r}"
         )
-    return SplitWeights(names, parts, min_size)
+    return SplitWeights(names, parts, check_count("min_size", min_size))
 
 
 class SplitWeights(Sharded):
@@ -130,7 +131,7 @@ def _layout_by_layer(layout_map, parts: int, min_size: int):
                 self.chosen[path] = (shape, axis, _BYTES.get(size, 4))
             axes = tuple("model" if i == axis else None for i in range(len(shape)))
             layout = keras.distribution.TensorLayout(axes, self.device_mesh)
-            if axis is not None and path not in layout_map:
+            if axis is not None and path not in set(layout_map):
                 layout_map[path] = layout
             return layout
 

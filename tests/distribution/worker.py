@@ -33,7 +33,7 @@ from distribution_cases import (
 )
 
 from keras_optkit import callbacks, pruning
-from keras_optkit.distribution import data_parallel, split_cpu
+from keras_optkit.distribution import data_parallel, model_parallel, split_cpu
 
 FOLDER = pathlib.Path(sys.argv[1])
 BACKEND = keras.backend.backend()
@@ -182,6 +182,42 @@ def check_other_methods():
     return found
 
 
+def attention():
+    """Each kind of weight that is split."""
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Embedding(12, 8)(inputs)
+    hidden = keras.layers.MultiHeadAttention(4, 2)(hidden, hidden)
+    hidden = keras.layers.Conv1D(8, 2, activation="tanh")(hidden)
+    hidden = keras.layers.LayerNormalization()(hidden)
+    hidden = keras.layers.Dense(8)(keras.layers.Flatten()(hidden))
+    return keras.Model(inputs, keras.layers.Dense(3)(hidden))
+
+
+def check_model_parallel():
+    found = {}
+    tokens = np.random.default_rng(0).integers(0, 12, size=(48, 4))
+    for name, parts in (("4 parts", 4), ("2 parts, 2 groups", 2)):
+        distribution = model_parallel(4, parts, min_size=0)
+        models = [compiled(s, attention) for s in (contextlib.nullcontext, distribution.scope)]
+        for model in models:
+            model.fit(tokens, Y, batch_size=20, epochs=2, shuffle=False, verbose=0)
+        one, several = [(m.get_weights(), m.predict(tokens, verbose=0)) for m in models]
+        # The bias of a key changes nothing, so what its gradient leaves is rounding.
+        path = [v.path for v in models[0].weights]
+        for weights in (one[0], several[0]):
+            weights.pop(next(i for i, p in enumerate(path) if p.endswith("key/bias")))
+        shards = [v.value.addressable_shards[0].data for v in models[1].trainable_variables]
+        found[f"model parallel, {name}"] = difference(one, several)
+        found[f"model parallel, {name}: bytes"] = [
+            sum(shard.nbytes for shard in shards),
+            distribution.bytes_per_device,
+            sum(v.value.nbytes for v in models[1].trainable_variables),
+        ]
+        found[f"model parallel, {name}: batch"] = distribution.global_batch_size(1)
+    found["model parallel: describe"] = distribution.describe()
+    return found
+
+
 class OwnLoss(keras.Model):
     """A model whose step has a loss of its own."""
 
@@ -268,6 +304,7 @@ def checks():
         check_randomness,
         check_plain_norm,
         check_other_methods,
+        *([check_model_parallel] if BACKEND == "jax" else []),
     ):
         try:
             found.update(check())
