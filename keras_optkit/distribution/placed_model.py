@@ -89,7 +89,8 @@ class _Placed:
     """Stands on a model in the place of a method, and calls it on the model's distribution."""
 
     def __init__(self, model: keras.Model, name: str, distribution: Distribution):
-        self._model = weakref.ref(model)
+        # As a bound method does: `make_model().fit(...)` has no other reference.
+        self._model = model
         self._name = name
         self._distribution = distribution
         own = getattr(type(model), name)
@@ -98,7 +99,7 @@ class _Placed:
         self.__signature__ = inspect.signature(functools.partial(own, model))
 
     def __call__(self, *args, **kwargs) -> Any:
-        model = self._model()
+        model = self._model
         own = getattr(type(model), self._name)
         try:
             arguments = self.__signature__.bind(*args, **kwargs)
@@ -114,10 +115,10 @@ class _Guard:
     """Stands on a model in the place of `compile` once the scope that it was made in is closed."""
 
     def __init__(self, model: keras.Model):
-        self._model = weakref.ref(model)
+        self._model = model
 
     def __call__(self, *args, **kwargs) -> None:
-        model = self._model()
+        model = self._model
         if not _OPEN:
             raise ValueError(
                 "A model that was built in the scope of a distribution must be compiled in it, "
