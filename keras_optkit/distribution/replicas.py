@@ -54,6 +54,9 @@ def exact_replicas(
                 moments = functools.partial(SyncBatchNormalization._moments, norm)
                 stack.enter_context(replaced(norm, _moments=moments))
             norms = []
+        if model._compile_loss is not None:
+            losses = functools.partial(_losses, model._compile_loss.call)
+            stack.enter_context(replaced(model._compile_loss, call=losses))
         stack.enter_context(
             replaced(
                 model,
@@ -81,6 +84,7 @@ class _Replica:
         self.share = samples / self.total(samples)
         self.reduced_a_loss = False
         self.calls = False
+        self.in_losses = False
 
     def total(self, value: Any) -> Any:
         """Sums a tensor, or a list of them, over all replicas."""
@@ -251,12 +255,28 @@ def _exact_losses() -> Iterator[None]:
         yield
 
 
+def _losses(own: Callable, *args, **kwargs) -> Any:
+    """Calls the losses of a compiled model."""
+    replica = _current()
+    if replica is None:
+        return own(*args, **kwargs)
+    replica.in_losses = True
+    try:
+        return own(*args, **kwargs)
+    finally:
+        replica.in_losses = False
+
+
 def _scaled(replica: _Replica, own: Callable, value: Any) -> Any:
     replica.reduced_a_loss = True
     return value * tf.cast(replica.share, value.dtype)
 
 
 def _unscaled(replica: _Replica, own: Callable, value: Any) -> Any:
+    if replica.in_losses and not tf.executing_eagerly():
+        # For a mean in which every replica weighs the same: Keras weighs the loss of one of several
+        # outputs by a number of samples that a graph does not know.
+        return value * tf.cast(replica.context.num_replicas_in_sync, value.dtype)
     # For a mean in which this replica weighs as many samples as it has.
     return tf.math.divide_no_nan(value, tf.cast(replica.share, value.dtype))
 
