@@ -13,7 +13,8 @@ jax_only = pytest.mark.backends("jax")
 @pytest.mark.parametrize(("name", "groups"), [("4 parts", 1), ("2 parts, 2 groups", 2)])
 def test_equal_to_one_device_and_smaller(found, name, groups):
     checks = found["checks"]
-    assert checks.get(f"model parallel, {name}", str(checks)) < 1e-6
+    # Sums that are split are rounded otherwise: 2.2e-6 in the outputs of this deeper model.
+    assert checks.get(f"model parallel, {name}", str(checks)) < 5e-6
     held, told, whole = checks[f"model parallel, {name}: bytes"]
     assert held == told
     # All but the norm and two biases, 27 of 763 numbers, are split.
