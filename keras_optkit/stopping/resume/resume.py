@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
+from keras.ops import convert_to_numpy
 
 from keras_optkit.core.callback import OptkitCallback
 from keras_optkit.core.console import say
@@ -261,7 +262,8 @@ class Resume(keras.callbacks.Callback):
             )
 
     def _put_back(self) -> None:
-        own = [None if rate is None else float(rate) for rate in self._rates()]
+        # Not `float(rate)`: under a distribution it is a variable of several devices.
+        own = [None if rate is None else convert_to_numpy(rate) for rate in self._rates()]
         put_back_variables(self.model, self._state["variables"])
         if self._rate_changed:
             for rate, value in zip(self._rates(), own, strict=True):

@@ -1,0 +1,125 @@
+"""Several logical devices of one CPU: images per second, and how near to one device they end.
+
+Without arguments: images per second of a small convolutional net on one device, and on two by the
+backend's engine as one writes it by hand, and by `data_parallel`. The variants take turns, epoch by
+epoch, so that drift of the machine hits all alike; the table shows medians.
+
+With `exact`: each case of tests/distribution on four devices, by `data_parallel` and by the engine
+alone; the largest difference to one device of loss, metrics, weights and outputs, relative to the
+largest number of each array. The engine alone runs in a process for each case, as it may hang.
+
+Usage: KERAS_BACKEND=tensorflow|jax python benchmarks/distribution.py [ROUNDS | exact]
+"""
+
+import contextlib
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+
+from keras_optkit.distribution import data_parallel, split_cpu
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "distribution"))
+BATCH, STEPS, LIMIT = 64, 30, 60
+
+
+def by_hand(devices: int) -> contextlib.AbstractContextManager:
+    """The scope of the engine as it is documented."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        names = [f"CPU:{i}" for i in range(devices)]
+        return tf.distribute.MirroredStrategy(names).scope()
+    names = [f"cpu:{i}" for i in range(devices)]
+    return keras.distribution.DataParallel(devices=names).scope()
+
+
+def conv_net() -> keras.Model:
+    """A small convolutional net on 32 pixels, compiled."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((32, 32, 3))])
+    for filters in (32, 64, 64):
+        model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        model.add(layers.MaxPooling2D())
+    model.add(layers.Flatten())
+    model.add(layers.Dense(10))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss, metrics=["accuracy"])
+    return model
+
+
+def speed(rounds: int) -> None:
+    """Prints images per second."""
+    split_cpu(2)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(BATCH * STEPS, 32, 32, 3)).astype("float32")
+    y = rng.integers(0, 10, size=len(x))
+    scopes = {
+        "one device": contextlib.nullcontext,
+        "2 devices, by hand": lambda: by_hand(2),
+        "2 devices, data_parallel": lambda: data_parallel(2).scope(),
+    }
+    models, seconds = {}, {name: [] for name in scopes}
+    for name, scope in scopes.items():
+        with scope():
+            models[name] = conv_net()
+    for turn in range(rounds + 1):
+        for name, model in models.items():
+            # JAX splits batches where `fit` is called in the scope.
+            hand = by_hand(2) if "hand" in name and keras.backend.backend() == "jax" else None
+            with hand or contextlib.nullcontext():
+                start = time.perf_counter()
+                model.fit(x, y, batch_size=BATCH, verbose=0)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    rates = {name: len(x) / statistics.median(each) for name, each in seconds.items()}
+    print("| variant | images per second | of the engine by hand |\n|---|---|---|")
+    for name, rate in rates.items():
+        print(f"| {name} | {rate:,.0f} | {rate / rates['2 devices, by hand']:.3f} |")
+
+
+def exact() -> None:
+    """Prints the table of cases."""
+    from distribution_cases import CASES, difference, train
+
+    split_cpu(4)
+    print("| case | data_parallel | the engine alone |\n|---|---|---|")
+    for name in CASES:
+        one = train(name, contextlib.nullcontext)
+        distribution = data_parallel(4, synchronize_batch_norm=True)
+        ours = difference(one, train(name, distribution.scope))
+        command = [sys.executable, __file__, "alone", name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+            theirs = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "crashes"
+        except subprocess.TimeoutExpired:
+            theirs = f"no end within {LIMIT} s"
+        print(f"| {name} | {ours:.1e} | {theirs} |", flush=True)
+
+
+def alone(name: str) -> None:
+    """Prints the difference of one case under the engine alone, or how it fails."""
+    from distribution_cases import difference, train
+
+    split_cpu(4)
+    one = train(name, contextlib.nullcontext)
+    try:
+        keras_own = by_hand(4)
+        with keras_own if keras.backend.backend() == "jax" else contextlib.nullcontext():
+            inner = contextlib.nullcontext() if keras.backend.backend() == "jax" else keras_own
+            print(f"{difference(one, train(name, lambda: inner)):.1e}")
+    except Exception as error:
+        print(f"fails: {type(error).__name__}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["exact"]:
+        exact()
+    elif sys.argv[1:2] == ["alone"]:
+        alone(sys.argv[2])
+    else:
+        speed(int(sys.argv[1]) if sys.argv[1:] else 10)
