@@ -40,6 +40,11 @@ RUNS = [
     ("Tuning: seconds a suggestion", "tensorflow", "tuning.py suggestions"),
     ("Tuning: test functions", "tensorflow", "tuning.py functions --seeds 20 --peer-seeds 4"),
     ("Tuning: epochs saved", "tensorflow", "tuning_pruning.py --data-dir DATA"),
+    *(
+        (f"Distribution: {what}, {name}", name, f"distribution.py{part}")
+        for what, part in (("images per second", ""), ("exactness", " exact"))
+        for name in ("tensorflow", "jax")
+    ),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("What Resume costs", "tensorflow", "resume_kill.py --cost"),
     ("Augmentation, images per second", "tensorflow", "augmentation.py --seconds 1"),
