@@ -55,6 +55,8 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+# As the other tutorials: its parts are tested on each backend by themselves.
+@pytest.mark.backends("tensorflow")
 # A set this small trains for fewer steps than pruning likes to refresh its masks.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_own_images_from_folder_to_report(quickstart, folder, tmp_path):
