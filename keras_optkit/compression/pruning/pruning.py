@@ -172,7 +172,9 @@ class Pruning(MaskedTraining):
         step = made - self._start
         for group in self._groups:
             due = self._schedules[group[0]].prunes_at(step)
-            self._masks.refresh(group, due, lambda weights, group=group: self._choose(group, weights, step))
+            self._masks.refresh(
+                group, due, lambda weights, group=group: self._choose(group, weights, step)
+            )
 
     def _choose(self, group: list[int], weights: list[Any], step: Any) -> list[Any]:
         kernels = [self._kernels[i] for i in group]
