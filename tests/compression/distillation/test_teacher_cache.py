@@ -137,7 +137,7 @@ def test_what_has_changed_is_computed_anew(teacher, tmp_path, changed, capsys):
     if changed == "teacher":
         teacher.layers[-1].bias.assign(np.arange(5.0))
     elif changed == "activation":
-        teacher.layers[-1].activation = keras.activations.tanh
+        teacher = net(width=16, seed=7, activation="tanh")
     elif changed == "teacher_preprocessor":
         arguments["teacher_preprocessor"] = lambda x: x * 2
     elif changed == "augment":
