@@ -20,7 +20,7 @@ Keras' Distiller gets what it needs: a teacher and a student that end in logits,
 temperature and share.
 
 Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/distillation.py [speed] [accuracy]
-    [--data-dir FOLDER] [--rounds 5] [--seeds 3] [--budget 15] [--samples 20000 3000]
+    [--data-dir FOLDER] [--rounds 5] [--seeds 3] [--budget 12] [--samples 20000 3000]
 """
 
 import argparse
@@ -155,9 +155,8 @@ class Budget(keras.callbacks.Callback):
 def accuracy(teacher, train, test, seeds, budget):
     """Prints, and returns, the accuracies of the students; the table has the epochs they made."""
     found = {variant: [] for variant in VARIANTS if variant != "again"}
-    print(
-        f"\n| {f'{len(train[0]):,} images, {budget:g} s each':24} | {'each seed':{9 * seeds}} | mean   | epochs |"
-    )
+    title = f"{len(train[0]):,} images, {budget:g} s each"
+    print(f"\n| {title:24} | {'each seed':{9 * seeds}} | mean   | epochs |")
     print(f"|{'-' * 26}|{'-' * (9 * seeds + 2)}|-------:|-------:|")
     for variant, values in found.items():
         epochs = 0.0
@@ -218,7 +217,7 @@ def main():
     parser.add_argument("--data-dir", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=15.0)
+    parser.add_argument("--budget", type=float, default=12.0)
     parser.add_argument("--samples", type=int, nargs="+", default=[20_000, 3_000])
     parser.add_argument("--teacher-epochs", type=int, default=5)
     options = parser.parse_args()
