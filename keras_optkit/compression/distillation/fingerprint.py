@@ -109,6 +109,8 @@ def _code(value: Any) -> Any:
         return [value.co_code, value.co_names, [_code(v) for v in value.co_consts]]
     if isinstance(value, (list, tuple)):
         return [_code(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(_code(v)) for v in value)
     if isinstance(value, dict):
         return [(key, _code(v)) for key, v in value.items()]
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):

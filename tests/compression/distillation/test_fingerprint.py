@@ -80,6 +80,8 @@ def test_functions():
         lambda x: x / 2,
         lambda x: x * 3,
         lambda x, y=3: x * 2,
+        lambda x: x in {1, 2},
+        lambda x: x in {1, 3},
         functools.partial(scaled, 2),
         functools.partial(scaled, 3),
         keras.layers.Rescaling(2),
