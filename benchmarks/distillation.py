@@ -20,7 +20,7 @@ Keras' Distiller gets what it needs: a teacher and a student that end in logits,
 temperature and share.
 
 Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/distillation.py [speed] [accuracy]
-    [--data-dir FOLDER] [--rounds 5] [--seeds 3] [--budget 12] [--samples 20000 3000]
+    [--data-dir FOLDER] [--rounds 4] [--seeds 3] [--budget 10] [--samples 20000 3000]
 """
 
 import argparse
@@ -38,6 +38,7 @@ from keras_optkit.distillation import Distiller, SoftTargets, TeacherCache
 
 HERE = pathlib.Path(__file__).parent
 BATCH, TEMPERATURE, ALPHA = 128, 4.0, 0.9
+SPEED_IMAGES = 8_000
 PLAIN = "student alone"
 VARIANTS = (PLAIN, "again", "Keras' Distiller", "ours", "ours, cached")
 
@@ -215,11 +216,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("parts", nargs="*", metavar="speed|accuracy")
     parser.add_argument("--data-dir", type=pathlib.Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=12.0)
+    parser.add_argument("--budget", type=float, default=10.0)
     parser.add_argument("--samples", type=int, nargs="+", default=[20_000, 3_000])
-    parser.add_argument("--teacher-epochs", type=int, default=5)
+    parser.add_argument("--teacher-epochs", type=int, default=4)
     options = parser.parse_args()
     parts = options.parts or ["speed", "accuracy"]
     if set(parts) - {"speed", "accuracy"}:
@@ -231,8 +232,8 @@ def main():
     sizes = [model.count_params() for model in (teacher, student())]
     print(f"{keras.backend.backend()}. Parameters: teacher {sizes[0]:,}, student {sizes[1]:,}.\n")
     if "speed" in parts:  # Whether the teacher knows anything makes no difference here.
-        print(f"{min(10_000, len(train[0])):,} images.\n")
-        speed(teacher, tuple(part[:10_000] for part in train), options.rounds)
+        print(f"{min(SPEED_IMAGES, len(train[0])):,} images.\n")
+        speed(teacher, tuple(part[:SPEED_IMAGES] for part in train), options.rounds)
     if "accuracy" in parts:
         best = train_teacher(teacher, train, test, options.teacher_epochs)
         found = {
