@@ -31,7 +31,6 @@ from keras_optkit.compression.structured import (
     blocks,
     choose,
     criteria,
-    gradients,
     group_pull,
     group_sparsity,
     linear,
@@ -53,12 +52,11 @@ WAYS = {
     "l2, uniform": {"criterion": "l2"},
     "l2, uniform, of 8": {"criterion": "l2", "multiple_of": 8},
     "gamma, global": {"criterion": "gamma", "allocation": "global"},
-    "taylor, global": {"criterion": "taylor", "allocation": "global"},
     GRADUAL: {"criterion": "gamma", "allocation": "global"},
     DISTILLED: {"criterion": "gamma", "allocation": "global"},
 }
 # What the results depend on, besides the functions below.
-SOURCES = [blocks, choose, criteria, gradients, group_pull, group_sparsity, linear, plan, rules]
+SOURCES = [blocks, choose, criteria, group_pull, group_sparsity, linear, plan, rules]
 SOURCES += [shrink, trace, distiller, response]
 
 
@@ -120,10 +118,7 @@ def train(seed: int, name: str, data: dict, args: argparse.Namespace) -> dict[st
         model = compiled(keras.models.load_model(path_of(seed, START), compile=False))
     found = {"flops": 1.0, "parameters": 1.0}
     if name in WAYS:
-        sample = data["x"][:1000], data["y"][:1000]
-        model, report = prune_channels(
-            model, 0.5, of="flops", data=sample, return_report=True, **WAYS[name]
-        )
+        model, report = prune_channels(model, 0.5, of="flops", return_report=True, **WAYS[name])
         found = {key: b / a for key in found for a, b in [getattr(report, key)]}
     if name != START:
         found["at_once"] = score(model, data)
