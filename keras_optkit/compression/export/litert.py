@@ -200,6 +200,13 @@ def representative_arrays(
         data, _ = datasets.take(data, MAX_REPRESENTATIVE, what)
     specs = input_specs(model)
     arrays = {n: a[:MAX_REPRESENTATIVE] for n, a in bind(data, specs, what).items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"`{what}` must be finite: no range can be measured and no output compared on it. "
+                f"Received: {np.count_nonzero(~np.isfinite(array))} numbers of {array.size} that "
+                f"are not, for the input {name!r}"
+            )
     size = specs[0].shape[0]
     if size is None:
         return arrays
