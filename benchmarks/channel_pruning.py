@@ -145,12 +145,12 @@ def show(rows: dict[str, dict], seeds: int) -> None:
     for name in (ORIGINAL, *WAYS):
         values = all_seeds(name, "trained")
         pairs = values - base
-        noise = 2 * pairs.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan
+        noise = f"{2 * pairs.std(ddof=1) / np.sqrt(seeds):.2f}" if seeds > 1 else "-"
         cells = [
             f"{all_seeds(name, 'at_once').mean():.1f}",
             f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})",
             f"{pairs.mean():+.2f}",
-            f"{noise:.2f}",
+            noise,
             *(f"{all_seeds(name, key).mean():.1%}" for key in ("flops", "parameters")),
         ]
         print(f"| {name} | {' | '.join(cells)} |")
@@ -184,7 +184,7 @@ def main() -> None:
         sys.exit(f"{len(left) - args.at_most} trainings are left: run it again.")
     print(
         f"Keras {keras.__version__}, {keras.backend.backend()}. Fashion-MNIST, {len(data['x'])} "
-        f"images, {args.epochs} + {args.tune} epochs, {args.seeds} seeds, a net of "
+        f"images, {args.epochs} + {args.tune} epochs, {args.seeds} seed(s), a net of "
         f"{6 * args.blocks + 2} layers, width {args.width}."
     )
     print("Accuracies in %: mean, and from the worst to the best seed. The noise is two standard")

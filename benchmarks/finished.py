@@ -29,15 +29,19 @@ class Finished:
         version = [keras.__version__, keras.backend.backend()]
         text = json.dumps([settings, version, code], sort_keys=True)
         self._key = hashlib.sha256(text.encode()).hexdigest()
-        found = json.loads(path.read_text()) if path.exists() else {}
-        self.rows: dict[str, Any] = found["rows"] if found.get("key") == self._key else {}
         self._settings = settings
+        self.rows = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        found = json.loads(self._path.read_text()) if self._path.exists() else {}
+        return found["rows"] if found.get("key") == self._key else {}
 
     def add(self, name: str, row: Any) -> None:
         """Notes a row, and writes the file in one step."""
-        self.rows[name] = row
+        # Another run may have added some, too.
+        self.rows = {**self._read(), name: row}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_suffix(".new")
+        new = self._path.with_suffix(f".{os.getpid()}")
         content = {"key": self._key, "settings": self._settings, "rows": self.rows}
         new.write_text(json.dumps(content, indent=1))
         os.replace(new, self._path)

@@ -190,7 +190,7 @@ def test_benchmark_leaves_predict_as_it_was(converted):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"runs": 0}, "`runs` must be at least 1"),
+        ({"runs": 0}, "`runs` must be an integer of at least 1"),
         ({"runs": "9"}, "`runs` must be an integer"),
         ({"warmup": -1}, "`warmup` must be an integer of at least 0"),
         ({"threads": 0}, "`threads` must be"),
