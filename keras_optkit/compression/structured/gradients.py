@@ -35,8 +35,6 @@ def squared_products(model: keras.Model, data: Any, axes: dict[int, int]) -> dic
     copied.compile(collector, loss=model.loss, loss_weights=model._compile_loss._user_loss_weights)
     arguments = data if isinstance(data, tuple) else (data,)
     copied.fit(*arguments, verbose=0)
-    if not int(ops.convert_to_numpy(collector.iterations)):
-        raise ValueError(f"`data` has no batch. Received: data={data!r}")
     return {id(old): collector.mean(new) for old, new in pairs if id(old) in axes}
 
 
@@ -58,6 +56,12 @@ def _require_pairs(data: Any) -> None:
             "criterion='taylor' needs `data`, a dataset of batches (inputs, targets) or a tuple "
             f"(inputs, targets) of arrays. Received: {'data=None' if data is None else kind}"
         )
+    if isinstance(data, tuple):
+        empty = not all(map(len, keras.tree.flatten(data)))
+    else:
+        empty = hasattr(data, "cardinality") and int(data.cardinality()) == 0
+    if empty:
+        raise ValueError(f"`data` has no sample. Received: data={data!r}")
 
 
 class _Collector(keras.optimizers.Optimizer):

@@ -570,9 +570,9 @@ def test_taylor_takes_no_dataset_without_targets_or_batches():
     without = tf.data.Dataset.from_tensor_slices(x).batch(2)
     with pytest.raises(ValueError, match=r"Received: \w+ without targets"):
         prune_channels(model, 0.5, "taylor", data=without)
-    # Keras warns that it ran out of data.
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"`data` has no batch\."):
-        prune_channels(model, 0.5, "taylor", data=_dataset(x, y).take(0))
+    for data in (_dataset(x, y).take(0), (x[:0], y[:0])):
+        with pytest.raises(ValueError, match=r"`data` has no sample\. Received"):
+            prune_channels(model, 0.5, "taylor", data=data)
 
 
 @pytest.mark.parametrize("model", [None, "model.keras"])
