@@ -8,6 +8,7 @@ import pytest
 
 from keras_optkit.callbacks import (
     EarlyStopping,
+    GroupSparsity,
     LearningRate,
     Pruning,
     ReduceOnPlateau,
@@ -17,7 +18,8 @@ from keras_optkit.callbacks import (
     WeightAveraging,
 )
 from keras_optkit.distillation import Distiller, SquaredLogits
-from keras_optkit.pruning import PolynomialDecay
+from keras_optkit.export import to_litert
+from keras_optkit.pruning import PolynomialDecay, prune_channels
 from keras_optkit.schedules import OneCycle
 
 L = keras.layers
@@ -209,3 +211,39 @@ def test_a_distiller_of_a_subclassed_student():
     steps = 1 if keras.backend.backend() == "torch" else 4
     model.compile("adam", "binary_crossentropy", steps_per_execution=steps)
     check(model, x, y, batch_size=BATCH)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_channels_leave_a_model_with_two_inputs_and_a_step_of_its_own(tmp_path):
+    """Pulled on data of unknown length, removed, taught by the original, and exported."""
+    import tensorflow as tf
+
+    class Own(keras.Model):
+        def train_step(self, *args, **kwargs):
+            self.stepped = True
+            return super().train_step(*args, **kwargs)
+
+    x, y = arrays("left", "right")
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: True).batch(BATCH)
+    graph = two_inputs()
+    model = Own(graph.inputs, graph.outputs)
+    steps = 1 if keras.backend.backend() == "torch" else 4
+    model.compile("adam", "binary_crossentropy", steps_per_execution=steps)
+    pull = GroupSparsity(0.1, duration="8step")
+    history = model.fit(dataset, epochs=2, verbose=0, callbacks=[pull]).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert model.stepped
+    small = prune_channels(model, 0.6, "taylor", data=dataset)
+    assert type(small) is Own
+    assert small.count_params() <= 0.6 * model.count_params()
+    # A student must not have a step of its own: the Distiller has one.
+    student = keras.Model(small.inputs, small.outputs)
+    distiller = Distiller(student, model, SquaredLogits())
+    distiller.compile("adam", "binary_crossentropy")
+    history = distiller.fit(dataset, epochs=3, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    if keras.backend.backend() == "tensorflow":
+        # Elsewhere a child process converts, which takes ten seconds.
+        file = to_litert(small, tmp_path / "small.tflite", representative_data=dataset)
+        want = small.predict(x, verbose=0)
+        np.testing.assert_allclose(file.predict(x), want, atol=1e-5)
