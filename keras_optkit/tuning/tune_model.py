@@ -94,7 +94,8 @@ def tune(
         seed: Integer, for what is held out, for the tuner, and for augmentation.
         verbose: Boolean, whether to write the table.
         **kwargs: Further arguments of the tuner, such as
-            `trial_pruner=keras_optkit.tuning.SuccessiveHalving()`, which ends bad trials early.
+            `trial_pruner=keras_optkit.tuning.SuccessiveHalving()`, which ends bad trials early, or
+            `workers=4`, which trains four at a time.
             Of all trials but the best (`keep_checkpoints=1`) the weights are removed.
 
     Returns:
@@ -155,6 +156,7 @@ def tune(
         # Hyperband ends by its own plan, or here.
         search.oracle.max_trials = trials
         deadline = Deadline(minutes)
+        search.while_waiting = deadline.check
         _watch(search.oracle, deadline, verbose)
         stopped = None
         try:
