@@ -17,7 +17,12 @@ from keras_optkit.core.checks import check_count
 from keras_optkit.core.console import say
 from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning.description import describe_model, describe_objective, describe_space
-from keras_optkit.tuning.epochs import ParametersCallback, TrialPruningCallback, read_epochs
+from keras_optkit.tuning.epochs import (
+    LatencyCallback,
+    ParametersCallback,
+    TrialPruningCallback,
+    read_epochs,
+)
 from keras_optkit.tuning.files import check_directory, write_json
 from keras_optkit.tuning.objective import check_reported, check_validated, settle_objective
 from keras_optkit.tuning.oracle import ERROR_FILE, OptkitOracle
@@ -46,7 +51,8 @@ class OptkitTuner:
         oracle: An `OptkitOracle`.
         hypermodel: `HyperModel` or callable, as KerasTuner's.
         objective: String, `Objective`, or a list of these. `Objective("parameters", "min")` is the
-            size of the model, which every trial reports.
+            size of the model, which every trial reports, and `Objective("latency", "min")` the
+            milliseconds of a prediction, which is measured where it is asked for.
         trial_pruner: `SuccessiveHalving` or `MedianStopping`, asked after each epoch whether the
             trial should go on; `None` to let all trials run to their end.
         keep_checkpoints: Integer >= 1, of how many of the best trials the weights are kept;
@@ -144,6 +150,11 @@ class OptkitTuner:
         fit = getattr(type(self.hypermodel), "fit", None)
         known = ("keras_tuner.", "keras_optkit.")
         return self._trains_models and fit is not None and fit.__module__.startswith(known)
+
+    @property
+    def _measures_latency(self) -> bool:
+        objective = self.oracle.objective
+        return "latency" in [one.name for one in getattr(objective, "objectives", [objective])]
 
     def _settings(self, oracle: OptkitOracle) -> dict[str, Any]:
         """Returns the arguments without which a search cannot be gone on with."""
@@ -419,6 +430,8 @@ class OptkitTuner:
         for execution in range(self.executions_per_trial):
             own = self._deepcopy_callbacks(callbacks)
             self._configure_tensorboard_dir(own, trial, execution)
+            if self._measures_latency:
+                own.append(LatencyCallback(fit_args[0] if fit_args else fit_kwargs.get("x")))
             own += [ParametersCallback(), tuner_utils.TunerCallback(self, trial), checkpoint]
             pruning = None
             if self.trial_pruner is not None and execution == 0:
@@ -462,14 +475,14 @@ def _check_workers(workers: Any, strategy: Any) -> None:
         return
     if dist_utils.has_chief_oracle():
         raise ValueError(
-            "`workers` is for one machine, and this process is a chief or a worker of KerasTuner's: "
-            f"start more of these there. Received: workers={workers}"
+            "`workers` is for one machine, and this process is a chief or a worker of KerasTuner's. "
+            f"Start more of these. Received: workers={workers}"
         )
     distribution = strategy or keras.distribution.distribution()
     if distribution is not None:
         raise ValueError(
-            "`workers` trains each trial on devices of its own, and a distribution spreads one over "
-            f"several: choose one of them. Received: workers={workers}, {distribution!r}"
+            "`workers` trains each trial on its own, and a distribution spreads one over several "
+            f"devices: choose one of them. Received: workers={workers}, {distribution!r}"
         )
 
 
