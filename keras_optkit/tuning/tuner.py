@@ -475,7 +475,7 @@ def _check_workers(workers: Any, strategy: Any) -> None:
         return
     if dist_utils.has_chief_oracle():
         raise ValueError(
-            "`workers` is for one machine, and this process is a chief or a worker of KerasTuner's. "
+            "`workers` is for one machine; this process is a chief or a worker of KerasTuner's. "
             f"Start more of these. Received: workers={workers}"
         )
     distribution = strategy or keras.distribution.distribution()
