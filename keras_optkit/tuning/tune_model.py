@@ -272,6 +272,7 @@ def _result(search: keras_tuner.Tuner, directory: str | None, stopped: str | Non
             f"{told['pruned']} of {told['trials']} trials were stopped early, which saved "
             f"{told['saved']} epochs of {told['epochs'] + told['saved']}"
         )
+    notes += _front(search)
     return TuneResult(
         objective=oracle.objective.name,
         direction=oracle.objective.direction,
@@ -283,6 +284,19 @@ def _result(search: keras_tuner.Tuner, directory: str | None, stopped: str | Non
         stopped=stopped,
         notes=notes,
     )
+
+
+def _front(search: keras_tuner.Tuner) -> list[str]:
+    """Returns a line for each trial on the Pareto front, where there are several objectives."""
+    each = getattr(search.oracle.objective, "objectives", [])
+    if not each or not isinstance(search, OptkitTuner):
+        return []
+    lines = ["Pareto front (nothing is better in one without being worse in another):"]
+    for trial in search.pareto_front():
+        values = [f"{one.name} {trial.metrics.get_best_value(one.name):.4g}" for one in each]
+        number = search.oracle.start_order.index(trial.trial_id) + 1
+        lines.append(f"  trial {number}: {', '.join(values)}")
+    return lines
 
 
 def _say(text: str) -> None:
