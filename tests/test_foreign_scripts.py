@@ -214,6 +214,7 @@ def test_a_distiller_of_a_subclassed_student():
 
 @pytest.mark.parametrize("kind", ["two inputs in half precision", "subclassed, unknown length"])
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_a_search(kind, tmp_path):
     def build():
         keras.config.set_dtype_policy("mixed_bfloat16" if "half" in kind else "float32")

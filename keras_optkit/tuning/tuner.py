@@ -23,7 +23,7 @@ from keras_optkit.tuning.epochs import (
     TrialPruningCallback,
     read_epochs,
 )
-from keras_optkit.tuning.files import check_directory, write_json
+from keras_optkit.tuning.files import check_directory, read_json, write_json
 from keras_optkit.tuning.objective import check_reported, check_validated, settle_objective
 from keras_optkit.tuning.oracle import ERROR_FILE, OptkitOracle
 from keras_optkit.tuning.pareto import pareto_front
@@ -351,7 +351,18 @@ class OptkitTuner:
                 f"The weights of trial {trial.trial_id} were not kept. "
                 f"Received: keep_checkpoints={self.keep_checkpoints}"
             )
-        return super().load_model(trial)
+        model = self._try_build(trial.hyperparameters)
+        self._load_weights(model, trial.trial_id)
+        return model
+
+    def _load_weights(self, model: keras.Model, trial_id: str) -> None:
+        """Gives a model that was built with the values of a trial the weights of its best epoch."""
+        if not model.built:
+            model.build_from_config(read_json(self._get_build_config_fname(trial_id)))
+            # Keras builds the layers of a subclassed model here, and still takes it for unbuilt.
+            model.built = all(layer.built for layer in model.layers)
+        with keras_tuner.src.engine.tuner.maybe_distribute(self.distribution_strategy):
+            model.load_weights(self._get_checkpoint_fname(trial_id))
 
     def _report(self) -> list[str]:
         lines = []
