@@ -21,6 +21,7 @@ from keras_optkit.distillation import Distiller, SquaredLogits
 from keras_optkit.export import to_litert
 from keras_optkit.pruning import PolynomialDecay, prune_channels
 from keras_optkit.schedules import OneCycle
+from keras_optkit.tuning import OptkitHyperModel, RandomSearch
 
 L = keras.layers
 BATCH, STEPS = 8, 8
@@ -247,3 +248,37 @@ def test_channels_leave_a_model_with_two_inputs_and_a_step_of_its_own(tmp_path):
         file = to_litert(small, tmp_path / "small.tflite", representative_data=dataset)
         want = small.predict(x, verbose=0)
         np.testing.assert_allclose(file.predict(x), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["two inputs in half precision", "subclassed, unknown length"])
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_a_search(kind, tmp_path):
+    def build():
+        keras.config.set_dtype_policy("mixed_bfloat16" if "half" in kind else "float32")
+        try:
+            model = two_inputs() if "two" in kind else Subclassed()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        steps = 1 if keras.backend.backend() == "torch" else 4
+        model.compile("adam", "binary_crossentropy", steps_per_execution=steps)
+        return model
+
+    if "two" in kind:
+        x, y = arrays("left", "right")
+        data = {"x": x, "y": y, "batch_size": BATCH}
+    else:
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.from_tensor_slices(arrays("x")).filter(lambda *_: True)
+        data = {"x": dataset.batch(BATCH)}
+    space = {"learning_rate": (1e-3, 1e-1), "weight_decay": True}
+    tuner = RandomSearch(
+        OptkitHyperModel(build, space), "loss", max_trials=2, directory=str(tmp_path), seed=0
+    )
+    tuner.search(**data, epochs=2, verbose=0)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"] * 2
+    (model,) = tuner.get_best_models()
+    x, y = arrays("left", "right") if "two" in kind else arrays("x")
+    found = model.evaluate(x, y, verbose=0)
+    assert found < 0.75 and model.compute_dtype == ("bfloat16" if "half" in kind else "float32")
