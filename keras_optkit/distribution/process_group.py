@@ -8,6 +8,7 @@ what is no tensor, such as the state of a training, or that it is time to stop.
 import contextlib
 import errno
 import json
+import os
 import socket
 import struct
 import time
@@ -187,7 +188,7 @@ def _listen(address: str, environment: Environment) -> socket.socket:
             elsewhere = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
             if where == host and elsewhere:
                 continue
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error)
             raise ValueError(
                 f"{_name(environment.index)} cannot listen at {address} ({reason}). Choose a free "
                 "port, and see that nothing of an earlier run is left. Received: "
