@@ -8,20 +8,27 @@ With `exact`: each case of tests/distribution on four devices, by `data_parallel
 alone; the largest difference to one device of loss, metrics, weights and outputs, relative to the
 largest number of each array. The engine alone runs in a process for each case, as it may hang.
 
-Usage: KERAS_BACKEND=tensorflow|jax python benchmarks/distribution.py [ROUNDS | exact]
+With `processes`: images per second of the same net in one process, and in two that share the
+cores, by `multi_worker` and by the engine in a loop by hand, as `fit` of Keras fails with it on
+TensorFlow.
+
+Usage: KERAS_BACKEND=... python benchmarks/distribution.py [ROUNDS | exact | processes [ROUNDS]]
 """
 
 import contextlib
+import json
 import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from keras_optkit.distribution import data_parallel, split_cpu
+from keras_optkit.distribution import data_parallel, launch, multi_worker, split_cpu
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "distribution"))
 BATCH, STEPS, LIMIT = 64, 30, 60
@@ -52,12 +59,17 @@ def conv_net() -> keras.Model:
     return model
 
 
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """An epoch of random images and their classes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(BATCH * STEPS, 32, 32, 3)).astype("float32")
+    return x, rng.integers(0, 10, size=len(x))
+
+
 def speed(rounds: int) -> None:
     """Prints images per second."""
     split_cpu(2)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(BATCH * STEPS, 32, 32, 3)).astype("float32")
-    y = rng.integers(0, 10, size=len(x))
+    x, y = images()
     scopes = {
         "one device": contextlib.nullcontext,
         "2 devices, by hand": lambda: by_hand(2),
@@ -80,6 +92,88 @@ def speed(rounds: int) -> None:
     print("| variant | images per second | of the engine by hand |\n|---|---|---|")
     for name, rate in rates.items():
         print(f"| {name} | {rate:,.0f} | {rate / rates['2 devices, by hand']:.3f} |")
+
+
+def by_hand_in_processes(distribution) -> Callable[[np.ndarray, np.ndarray], None] | None:
+    """Returns an epoch by the engine alone, `None` where there is none to compare with.
+
+    Args:
+        distribution: Ours, whose connection it shares, as a process can start one only.
+    """
+    if keras.backend.backend() != "tensorflow" or distribution.num_processes == 1:
+        return None
+    import tensorflow as tf
+
+    strategy = distribution.strategy
+    with strategy.scope():
+        model = conv_net()
+        loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        metrics = [keras.metrics.Mean(), keras.metrics.SparseCategoricalAccuracy()]
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = loss_of(y, outputs) / strategy.num_replicas_in_sync
+        variables = model.trainable_variables
+        model.optimizer.apply(tape.gradient(loss, variables), variables)
+        metrics[0].update_state(loss)
+        metrics[1].update_state(y, outputs)
+
+    run = tf.function(lambda x, y: strategy.run(step, (x, y)))
+
+    def epoch(x, y):
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(BATCH)
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        for batch in strategy.experimental_distribute_dataset(dataset.with_options(options)):
+            run(*batch)
+        for metric in metrics:
+            metric.result().numpy()
+            metric.reset_state()
+
+    return epoch
+
+
+def worker(rounds: int, path: str) -> None:
+    """Measures the variants in one of the processes; the chief writes the medians down."""
+    distribution = multi_worker()
+    x, y = images()
+    with distribution.scope():
+        model = conv_net()
+    variants = {"multi_worker": lambda x, y: model.fit(x, y, batch_size=BATCH, verbose=0)}
+    hand = by_hand_in_processes(distribution)
+    if hand is not None:
+        variants["by hand"] = hand
+    seconds = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, epoch in variants.items():
+            start = time.perf_counter()
+            epoch(x, y)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    if distribution.is_chief:
+        rates = {name: len(x) / statistics.median(each) for name, each in seconds.items()}
+        pathlib.Path(path).write_text(json.dumps(rates))
+
+
+def processes(rounds: int) -> None:
+    """Prints images per second in one process and in two."""
+    print("| processes | variant | images per second | of the engine by hand |\n|---|---|---|---|")
+    for count in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/rates.json"
+            with contextlib.redirect_stdout(sys.stderr):
+                code = launch([__file__, "worker", str(rounds), path], count)
+            if code:
+                raise SystemExit(code)
+            rates = json.loads(pathlib.Path(path).read_text())
+        for name, rate in rates.items():
+            share = f"{rate / rates['by hand']:.3f}" if "by hand" in rates else "-"
+            print(f"| {count} | {name} | {rate:,.0f} | {share} |", flush=True)
 
 
 def exact() -> None:
@@ -121,5 +215,9 @@ if __name__ == "__main__":
         exact()
     elif sys.argv[1:2] == ["alone"]:
         alone(sys.argv[2])
+    elif sys.argv[1:2] == ["processes"]:
+        processes(int(sys.argv[2]) if sys.argv[2:] else 10)
+    elif sys.argv[1:2] == ["worker"]:
+        worker(int(sys.argv[2]), sys.argv[3])
     else:
         speed(int(sys.argv[1]) if sys.argv[1:] else 10)

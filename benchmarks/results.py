@@ -50,6 +50,11 @@ RUNS = [
         for what, part in (("images per second", ""), ("exactness", " exact"))
         for name in ("tensorflow", "jax")
     ),
+    (
+        "Distribution: images per second in processes, tensorflow",
+        "tensorflow",
+        "distribution.py processes",
+    ),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("What Resume costs", "tensorflow", "resume_kill.py --cost"),
     ("Augmentation, images per second", "tensorflow", "augmentation.py --seconds 1"),
