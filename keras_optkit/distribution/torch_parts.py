@@ -8,7 +8,6 @@ averaged, in which the part of a process weighs as much as there are processes.
 
 import contextlib
 import functools
-import itertools
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import keras
 import torch
 
 from keras_optkit.distribution.replaced import replaced
-from keras_optkit.distribution.torch_group import TorchGroup
+from keras_optkit.distribution.torch_exchange import TorchExchange, sizes
 from keras_optkit.normalization import SyncBatchNormalization, sync_batch_normalization
 
 # Keeps the streams of processes apart: 2**32 times the square root of 2 minus 1, made odd.
@@ -30,15 +29,13 @@ class SharedSteps:
 
     Args:
         model: The model.
-        group: The processes.
+        exchange: What the processes exchange by.
         synchronize_batch_norm: Boolean, whether BatchNorm uses the statistics of all parts.
     """
 
-    def __init__(self, model: keras.Model, group: TorchGroup, synchronize_batch_norm: bool):
+    def __init__(self, model: keras.Model, exchange: TorchExchange, synchronize_batch_norm: bool):
         self.model = model
-        self.group = group
-        self.wants_to_stop = False
-        self.all_stop = False
+        self.exchange = exchange
         self._synchronize_batch_norm = synchronize_batch_norm
         self._random: Any = None
         self._steps = 0
@@ -57,7 +54,7 @@ class SharedSteps:
                 elif self._synchronize_batch_norm and _is_plain_norm(part):
                     moments = functools.partial(SyncBatchNormalization._moments, part)
                     stack.enter_context(replaced(part, _moments=moments))
-            for optimizer in _optimizers(model):
+            for optimizer in optimizers_of(model):
                 apply = functools.partial(self._apply, optimizer.apply)
                 stack.enter_context(replaced(optimizer, apply=apply))
             names = ("train_step", "test_step", "predict_step")
@@ -79,8 +76,8 @@ class SharedSteps:
             outputs = own(data)
         except RuntimeError:
             # Keras would wrap it into how it was called.
-            if self.group.failure is not None:
-                raise self.group.failure from None
+            if self.exchange.failure is not None:
+                raise self.exchange.failure from None
             raise
         finally:
             self._running = False
@@ -103,16 +100,14 @@ class SharedSteps:
 
     def _look_at_others(self, data: Any, first: bool) -> None:
         """Learns what the processes tell of a batch before any of them computes."""
-        told = self.group.tell([_size(data), _checksum(data, first), self.wants_to_stop])
-        if len({(size, checksum) for size, checksum, _ in told}) > 1:
-            sizes = [size for size, _, _ in told]
+        told = self.exchange.tell([_size(data), _checksum(data, first)])
+        if len({tuple(numbers) for numbers in told}) > 1:
             raise ValueError(
                 "The processes got different batches. All must pass the same data in the same "
                 "order: shuffle a tf.data pipeline with a seed, and leave it whole, as each "
-                f"process takes its part in the step. Received: batches of {sizes} samples in "
-                f"step {self._steps}"
+                f"process takes its part in the step. Received: batches of "
+                f"{[size for size, _ in told]} samples in step {self._steps}"
             )
-        self.all_stop = any(stop for _, _, stop in told)
 
     def _call(self, model: keras.Model, own: Callable, *args, **kwargs) -> Any:
         """Stands in for the call of a model: for a part of the samples, in a step."""
@@ -122,7 +117,7 @@ class SharedSteps:
         if not tensors:
             return own(*args, **kwargs)
         self._split = True
-        part = _Part(self.group, len(tensors[0]))
+        part = _Part(self.exchange, len(tensors[0]))
         self._is_empty = part.is_empty
         layers = list(model._flatten_layers())
         losses = [len(layer._losses) for layer in layers]
@@ -153,7 +148,7 @@ class SharedSteps:
         rows = [t for t in (*flat, *masks) if _is_tensor(t)]
         scalars = [layer._losses[i] for layer, i in added]
         sent = [part.padded(t) for t in rows]
-        every = self.group.gather([*sent, *scalars, *(v._value for v in changed)])
+        every = self.exchange.gather([*sent, *scalars, *(v._value for v in changed)])
         whole = iter([part.whole(own, [e[i] for e in every]) for i, own in enumerate(rows)])
         gathered = [next(whole) if _is_tensor(t) else t for t in flat]
         for tensor, mask in zip(gathered, masks, strict=True):
@@ -174,7 +169,7 @@ class SharedSteps:
             return own(grads, trainable_variables)
         grads = list(grads)
         known = [i for i, g in enumerate(grads) if g is not None]
-        means = self.group.mean([torch.as_tensor(grads[i]) for i in known])
+        means = self.exchange.mean([torch.as_tensor(grads[i]) for i in known])
         for i, mean in zip(known, means, strict=True):
             grads[i] = mean
         self._averaged = self._averaging = True
@@ -196,7 +191,7 @@ class SharedSteps:
             seed = own(generator, ordered)
             if self._calling:
                 seed = seed.clone()
-                seed[0] += _FAR * self.group.rank
+                seed[0] += _FAR * self.exchange.index
             return seed
 
         return next_
@@ -209,7 +204,7 @@ class SharedSteps:
         """
         outside = _random_states()
         if self._random is None:
-            torch.manual_seed((torch.initial_seed() + _FAR * self.group.rank) % 2**63)
+            torch.manual_seed((torch.initial_seed() + _FAR * self.exchange.index) % 2**63)
         else:
             _set_random_states(self._random)
         try:
@@ -225,19 +220,20 @@ class _Part:
     Not every layer can do with none: a convolution of no images has a wrong shape.
     """
 
-    def __init__(self, group: TorchGroup, samples: int):
-        self._group = group
+    def __init__(self, exchange: TorchExchange, samples: int):
+        self._exchange = exchange
         self._samples = samples
-        self._shares = group.shares(samples)
-        self._start, self._end = group.share(samples)
-        self._most = max(b - a for a, b in itertools.pairwise(self._shares))
+        self._borders = exchange.borders(samples)
+        self._sizes = sizes(self._borders)
+        self._start, self._end = self._borders[exchange.index :][:2]
+        self._most = max(self._sizes)
         self.is_empty = self._start == self._end
 
     def take(self, x: Any) -> Any:
         """Returns the part of a tensor with a row for each sample; anything else as it is."""
         if not _has_samples(x) or len(x) != self._samples:
             return x
-        part = _Take.apply(x, self._group, self._start, self._end, self._shares)
+        part = _Take.apply(x, self._exchange, self._start, self._end, self._sizes)
         part = x[:1].detach() if self.is_empty else part
         return _with_mask(part, x, self.take)
 
@@ -271,19 +267,17 @@ class _Part:
 
     def whole(self, own: torch.Tensor, every: list[torch.Tensor]) -> torch.Tensor:
         """Returns the rows of all parts; gradients flow into the own one."""
-        sizes = [b - a for a, b in itertools.pairwise(self._shares)]
-        rows = [part[:size] for part, size in zip(every, sizes, strict=True)]
+        rows = [part[:size] for part, size in zip(every, self._sizes, strict=True)]
         if not own.requires_grad:
             return torch.cat(rows)
-        return _Whole.apply(own, self._group.count, self._start, self._end, *rows)
+        return _Whole.apply(own, self._exchange.count, self._start, self._end, *rows)
 
     def mean(self, every: list[torch.Tensor]) -> torch.Tensor:
         """Returns the mean of the parts' values, in which a part weighs as many samples as it has.
 
         It is exact where all values are equal.
         """
-        sizes = [b - a for a, b in itertools.pairwise(self._shares)]
-        parts = [(v, s / self._samples) for v, s in zip(every, sizes, strict=True) if s]
+        parts = [(v, s / self._samples) for v, s in zip(every, self._sizes, strict=True) if s]
         first = parts[0][0]
         return first + sum((v - first) * share for v, share in parts[1:])
 
@@ -292,7 +286,7 @@ class _Part:
         mean = self.mean(every)
         if not own.requires_grad:
             return mean
-        weight = self._group.count * (self._end - self._start) / self._samples
+        weight = self._exchange.count * (self._end - self._start) / self._samples
         return _MeanLoss.apply(own, mean, weight)
 
 
@@ -300,19 +294,18 @@ class _Take(torch.autograd.Function):
     """A part of a tensor; the gradient is put together from those of all parts."""
 
     @staticmethod
-    def forward(ctx, x, group, start, end, shares):
-        ctx.place = (group, start, end, shares, x)
+    def forward(ctx, x, exchange, start, end, rows):
+        ctx.place = (exchange, rows)
         return x[start:end].clone() if x.requires_grad else x[start:end]
 
     @staticmethod
     def backward(ctx, grad):
-        group, _, _, shares, x = ctx.place
-        sizes = [b - a for a, b in itertools.pairwise(shares)]
-        rows = grad.new_zeros((max(sizes), *x.shape[1:]))
-        rows[: len(grad)] = grad
-        every = group.gather([rows])
-        whole = torch.cat([row[0][:size] for row, size in zip(every, sizes, strict=True)])
-        return whole / group.count, None, None, None, None
+        exchange, rows = ctx.place
+        padded = grad.new_zeros((max(rows), *grad.shape[1:]))
+        padded[: len(grad)] = grad
+        every = exchange.gather([padded])
+        whole = torch.cat([own[0][:n] for own, n in zip(every, rows, strict=True)])
+        return whole / exchange.count, None, None, None, None
 
 
 class _Whole(torch.autograd.Function):
@@ -386,7 +379,7 @@ def _is_plain_norm(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, plain) and type(layer)._moments is plain._moments
 
 
-def _optimizers(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
     """Returns the optimizers that a model has as attributes, each once."""
     found = [getattr(model, "optimizer", None), *vars(model).values()]
     found = [one for one in found if isinstance(one, keras.optimizers.Optimizer)]

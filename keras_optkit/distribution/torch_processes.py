@@ -1,96 +1,89 @@
-"""Data parallelism on torch, by `torch.distributed`."""
+"""Data parallelism over processes of torch, by `torch.distributed`."""
 
 import contextlib
+import os
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import torch
 
 from keras_optkit.distribution import preflight
+from keras_optkit.distribution.devices import list_devices, resolve_devices
 from keras_optkit.distribution.distribution import Distribution
+from keras_optkit.distribution.one_training import one_training
 from keras_optkit.distribution.placed_model import placing
+from keras_optkit.distribution.process_group import ProcessGroup
 from keras_optkit.distribution.replaced import replaced
-from keras_optkit.distribution.torch_group import TorchGroup
-from keras_optkit.distribution.torch_parts import SharedSteps, _optimizers
+from keras_optkit.distribution.torch_exchange import TorchExchange
+from keras_optkit.distribution.torch_parts import SharedSteps, optimizers_of
 
 
 class TorchProcesses(Distribution):
-    """Processes of torch, each of which computes its part of every batch.
+    """Processes of torch, each of which computes its part of every batch on one device.
 
     Args:
+        devices: List of one string such as `"gpu:0"`, or 1. `None` is the
+            GPU of number `LOCAL_RANK`, or the CPU where there is no GPU.
         synchronize_batch_norm: Boolean, whether BatchNorm uses the statistics of all processes.
             Otherwise each normalizes its part by itself, and the moving statistics are the mean.
-        start_limit: Float > 0, seconds within which all processes have to come.
-        limit: Float > 0, seconds within which every process has to answer.
+        group: The processes, which have met.
 
     Raises:
-        ValueError: If the environment does not say which processes train together.
-        RuntimeError: If not all of them come in time, or the port is in use.
+        ValueError: If there is no such device, or several are asked for.
+        RuntimeError: If `torch.distributed` cannot start.
     """
 
     def __init__(
-        self, synchronize_batch_norm: bool = False, start_limit: float = 300, limit: float = 600
+        self, devices: int | Sequence[str] | None, synchronize_batch_norm: bool, group: ProcessGroup
     ):
-        self.group = TorchGroup(start_limit, limit)
-        super().__init__([self.group.device])
+        super().__init__([_device(devices)], group)
         self.synchronize_batch_norm = bool(synchronize_batch_norm)
+        self.exchange = TorchExchange(group, self.devices[0])
         self._alike: weakref.WeakSet[keras.Model] = weakref.WeakSet()
-        self._steps: weakref.WeakKeyDictionary[keras.Model, SharedSteps] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._running: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
     @property
     def engine(self) -> str:
         norm = "synchronized" if self.synchronize_batch_norm else "each process by itself"
-        return f"torch.distributed, {self.group.backend}\nBatchNorm: {norm}"
-
-    @property
-    def num_devices(self) -> int:
-        """How many processes share a batch, each on one device."""
-        return self.group.count
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process is the one that writes files, which is number 0."""
-        return self.group.rank == 0
+        return f"torch.distributed, {self.exchange.backend}\nBatchNorm: {norm}"
 
     @contextlib.contextmanager
     def scope(self) -> Iterator["TorchProcesses"]:
         """Returns the context in which the model is built and compiled."""
-        self.group.share_randomness()
         with placing(self):
             yield self
 
     @contextlib.contextmanager
     def running(self, model: keras.Model, method: str, arguments: dict[str, Any]) -> Iterator[None]:
         """Prepares a model for a call of one of its methods, and puts it back afterwards."""
-        if model in self._steps:
+        if model in self._running:
             # `fit` calls `evaluate`.
             yield
             return
-        trains = method in ("fit", "train_on_batch")
-        if trains:
+        if method in ("fit", "train_on_batch"):
             _check_settings(model)
             preflight.check_large_enough(preflight.batch_size(arguments), self.num_devices)
         _check_whole(arguments.get("x"))
-        if method in ("fit", "evaluate", "predict"):
-            self.group.share_randomness()
         if method == "fit":
             self._alike.discard(model)
-        steps = SharedSteps(model, self.group, self.synchronize_batch_norm)
-        self._steps[model] = steps
+        steps = SharedSteps(model, self.exchange, self.synchronize_batch_norm)
+        self._running.add(model)
         try:
-            with self._made_alike(model), steps.installed():
+            with (
+                one_training(model, self.group, method, arguments),
+                self._made_alike(model),
+                steps.installed(),
+            ):
                 yield
         finally:
-            del self._steps[model]
+            self._running.discard(model)
 
     @contextlib.contextmanager
     def _made_alike(self, model: keras.Model) -> Iterator[None]:
-        """Lets a model begin with what it has in process 0, as soon as it is built."""
+        """Lets a model begin with what it has in the chief, as soon as it is built."""
 
         def first(own):
             def make(force=False):
@@ -105,19 +98,33 @@ class TorchProcesses(Distribution):
             yield
 
     def _make_alike(self, model: keras.Model) -> None:
-        optimizers = [one for optimizer in _optimizers(model) for one in optimizer.variables]
+        optimizers = [v for optimizer in optimizers_of(model) for v in optimizer.variables]
         variables = list({id(v): v for v in (*model.variables, *optimizers)}.values())
         shapes = str([(tuple(v.shape), str(v.dtype)) for v in variables])
-        told = self.group.tell([len(variables), zlib.crc32(shapes.encode())])
+        told = self.exchange.tell([len(variables), zlib.crc32(shapes.encode())])
         if len({tuple(numbers) for numbers in told}) > 1:
             raise ValueError(
                 "The processes built different models or optimizers. All must run the same script. "
                 f"Received: {[count for count, _ in told]} variables in processes 0 to "
-                f"{self.group.count - 1}"
+                f"{self.num_processes - 1}, of different shapes"
             )
-        self.group.broadcast([v._value for v in variables])
+        self.exchange.broadcast([v._value for v in variables])
         if variables:
             self._alike.add(model)
+
+
+def _device(devices: int | Sequence[str] | None) -> str:
+    """Returns the name of the one device that this process trains on."""
+    if devices is None:
+        there = list_devices()
+        return there[int(os.environ.get("LOCAL_RANK", "0")) % len(there)]
+    names = resolve_devices(devices)
+    if len(names) > 1:
+        raise ValueError(
+            "On torch a process trains on one device; start one process for each of them. "
+            f"Received: devices={devices!r}"
+        )
+    return names[0]
 
 
 def _check_settings(model: keras.Model) -> None:
@@ -134,5 +141,5 @@ def _check_whole(x: Any) -> None:
         raise ValueError(
             "The step splits each batch by itself; pass a DataLoader of the whole data without "
             "a DistributedSampler, with the batch size of all processes together. Received: "
-            f"x={x!r}"
+            f"sampler={sampler!r}"
         )
