@@ -60,8 +60,9 @@ class SharedSteps:
             names = ("train_step", "test_step", "predict_step")
             steps = {n: functools.partial(self._step, n, getattr(model, n)) for n in names}
             stack.enter_context(replaced(model, **steps))
-            total = functools.partial(self._total, sync_batch_normalization._sum_over_replicas)
-            stack.enter_context(replaced(sync_batch_normalization, _sum_over_replicas=total))
+            stack.enter_context(
+                replaced(sync_batch_normalization, _sum_over_replicas=self._total)
+            )
             own = keras.random.SeedGenerator.next
             stack.enter_context(replaced(keras.random.SeedGenerator, next=self._next_seed(own)))
             yield
@@ -178,12 +179,11 @@ class SharedSteps:
         finally:
             self._averaging = False
 
-    def _total(self, own: Callable, values: list) -> list:
-        """Sums over processes what those with samples have."""
+    def _total(self, values: list) -> list:
+        """Sums over processes what those with samples have; gradients are summed, too."""
         if not self._calling:
             return values
-        # Not a product, so that what is not finite does not spread.
-        return own([torch.zeros_like(v) + 0 * v if self._is_empty else v for v in values])
+        return [_Sum.apply(v * 0 if self._is_empty else v, self.exchange) for v in values]
 
     def _next_seed(self, own: Callable) -> Callable:
         @functools.wraps(own)
@@ -320,6 +320,19 @@ class _Whole(torch.autograd.Function):
     def backward(ctx, grad):
         count, start, end, rows = ctx.place
         return grad[start:end] * count, None, None, None, *[None] * rows
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, as is the gradient."""
+
+    @staticmethod
+    def forward(ctx, value, exchange):
+        ctx.exchange = exchange
+        return exchange.mean([value])[0] * exchange.count
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.exchange.mean([grad])[0] * ctx.exchange.count, None
 
 
 class _MeanLoss(torch.autograd.Function):
