@@ -26,7 +26,7 @@ class TorchExchange:
     def __init__(self, group: ProcessGroup, device: str, limit: float = 600.0):
         self.group = group
         self.count, self.index = group.count, group.index
-        self.failure: RuntimeError | None = None
+        self.failure: Exception | None = None
         kind, _, number = device.partition(":")
         if kind == "gpu":
             torch.cuda.set_device(int(number))

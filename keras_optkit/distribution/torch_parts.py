@@ -72,11 +72,13 @@ class SharedSteps:
         first = not self._steps
         self._steps += 1
         self._look_at_others(data, first)
+        self.exchange.failure = None
         self._running, self._split, self._averaged = True, False, False
+        versions = [v._value._version for v in self.model.trainable_variables]
         try:
             outputs = own(data)
-        except RuntimeError:
-            # Keras would wrap it into how it was called.
+        except Exception:
+            # Keras wraps it into how the model was called.
             if self.exchange.failure is not None:
                 raise self.exchange.failure from None
             raise
@@ -84,12 +86,13 @@ class SharedSteps:
             self._running = False
         if name != "train_step":
             return outputs
-        if self.model.trainable_weights and not self._averaged:
+        changed = versions != [v._value._version for v in self.model.trainable_variables]
+        if changed and not self._averaged:
             raise RuntimeError(
-                f"`{type(self.model).__name__}.train_step` updated nothing by an optimizer of "
-                "Keras that the model has as an attribute, so the gradients of the processes were "
-                "not averaged. Call `self.optimizer.apply(gradients, variables)` in it. Received: "
-                f"model={self.model.name!r}"
+                f"`{type(self.model).__name__}.train_step` changes weights, but not by an "
+                "optimizer of Keras that the model has as an attribute, so the gradients of the "
+                "processes are not averaged. Call `self.optimizer.apply(gradients, variables)` in "
+                f"it. Received: model={self.model.name!r}"
             )
         if not self._split and first:
             warnings.warn(
@@ -245,12 +248,13 @@ class _Part:
             if not _is_tensor(y):
                 return y
             if not _has_samples(y) or len(y) != expected:
-                raise ValueError(
+                self._exchange.failure = ValueError(
                     "Several processes share the samples of a batch, so each output of the model "
                     "must have a row for each sample. Compute what is of the whole batch in the "
                     f"loss or the step. Received: an output of shape {tuple(y.shape)} for "
                     f"{expected} samples of model={model.name!r}"
                 )
+                raise self._exchange.failure
             if not self.is_empty:
                 return y
             return _with_mask(y[:0], y, lambda mask: mask[:0])

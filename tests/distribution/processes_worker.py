@@ -32,7 +32,6 @@ from distribution_cases import (
     dataset,
     dense,
     difference,
-    norm,
     sgd,
     train,
 )
@@ -58,11 +57,6 @@ def compiled(scope=DISTRIBUTION.scope, make=dense, optimizer=None, **kwargs):
         model = make()
         model.compile(**{"optimizer": (optimizer or sgd())(), "loss": "mse", **kwargs})
     return model
-
-
-def alone(function):
-    """Calls a function where nothing else is at work: here, as one process would."""
-    return function(ALONE)
 
 
 def check_exactness():
@@ -205,10 +199,6 @@ def adding():
     return keras.Sequential([keras.Input((6,)), L.Dense(4), Adding(), L.Dense(3)])
 
 
-def sync_norm_on_images():
-    return norm()
-
-
 def check_own_steps():
     found = {}
     for name, make in {"own loss": OwnLoss, "two models": Adversaries, "add_loss": adding}.items():
@@ -243,7 +233,7 @@ def check_ddp():
     net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     with torch.no_grad():
         for own, value in zip(net.parameters(), start, strict=True):
-            own.copy_(value.T)
+            own.copy_(value.mT if value.ndim > 1 else value)
     net = torch.nn.parallel.DistributedDataParallel(net)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     for place in (0, 16) * 2:
@@ -292,7 +282,7 @@ def check_plain_norm():
     parts = [(x[:2], 2 / 5), (x[2:], 3 / 5)]
     mean = sum(0.5 * part.mean(0) * share for part, share in parts)
     variance = sum((0.5 + 0.5 * part.var(0)) * share for part, share in parts)
-    found = [v for v in model.get_weights()[2:]]
+    found = [v.copy() for v in model.get_weights()[2:]]
     model.fit(x[:1], x[:1], batch_size=2, verbose=0)
     return {
         "plain norm": difference([mean, variance], found),
@@ -322,16 +312,20 @@ def refusals():
             outputs = L.Lambda(lambda x: keras.ops.sum(x, 0, keepdims=True), output_shape=(6,))
             return keras.Model(inputs, L.Dense(3)(outputs(inputs)))
 
-        class Untrained(OwnLoss):
+        class Untracked(OwnLoss):
             def train_step(self, data):
-                return {"loss": self(data[0]).sum().detach()}
+                self.zero_grad()
+                loss = self(data[0]).sum()
+                loss.backward()
+                torch.optim.SGD(self.parameters(), 0.1).step()
+                return {"loss": loss.detach()}
 
         calls |= {
             "jit_compile": lambda: fit(jit_compile=True),
             "split already": split,
             "shuffled apart": lambda: compiled().fit(dataset(X + INDEX, Y), verbose=0),
             "one row": lambda: fit(make=one_row),
-            "own optimizer": lambda: fit(make=Untrained),
+            "own optimizer": lambda: fit(make=Untracked),
             "several devices": lambda: multi_worker(2),
         }
     else:
