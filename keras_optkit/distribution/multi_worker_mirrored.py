@@ -36,6 +36,8 @@ class MultiWorkerMirrored(Mirrored):
         RuntimeError: If another `tf.distribute` strategy is in scope.
     """
 
+    _step_by_step = True
+
     def __init__(
         self,
         devices: int | Sequence[str] | None,
@@ -51,7 +53,8 @@ class MultiWorkerMirrored(Mirrored):
                 f"CUDA_VISIBLE_DEVICES, which is -1 for the CPU. Received: devices={devices!r}, "
                 f"where there are {list_devices()}"
             )
-        Distribution.__init__(self, names[: self.strategy.extended._num_devices_per_worker], group)
+        # Of the parts of a CPU that was split, it uses the first.
+        Distribution.__init__(self, names[: len(self.strategy.extended.worker_devices)], group)
         if self.strategy.num_replicas_in_sync != self.num_devices:
             raise ValueError(
                 "Every process must have as many devices as the others. Received: "
@@ -99,11 +102,11 @@ def _told_who_has_gone(group: ProcessGroup) -> Iterator[None]:
     """Says in one line which process is missing, where TensorFlow says it in many."""
     try:
         yield
-    except tf.errors.OpError as error:
+    except tf.errors.OpError:
         gone = group.gone()
         if not gone:
             raise
-        raise group.told_that_gone(gone[0]) from error
+        raise group.told_that_gone(gone[0]) from None
 
 
 def _reduce_per_replica(values: Any, strategy: tf.distribute.Strategy, reduction: str) -> Any:

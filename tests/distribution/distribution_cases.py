@@ -174,6 +174,18 @@ CASES = {
 }
 
 
+# What several processes train, too: a process costs seconds.
+PROCESS_CASES = [
+    "even batches",
+    "uneven last batch",
+    "sample weights",
+    "accumulation, averages",
+    "batch norm",
+    "steps_per_execution",
+    "Python generator",
+]
+
+
 def train(name, scope, epochs=2):
     """Returns the history, the weights and the predictions of one case.
 
