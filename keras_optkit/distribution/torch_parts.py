@@ -60,9 +60,7 @@ class SharedSteps:
             names = ("train_step", "test_step", "predict_step")
             steps = {n: functools.partial(self._step, n, getattr(model, n)) for n in names}
             stack.enter_context(replaced(model, **steps))
-            stack.enter_context(
-                replaced(sync_batch_normalization, _sum_over_replicas=self._total)
-            )
+            stack.enter_context(replaced(sync_batch_normalization, _sum_over_replicas=self._total))
             own = keras.random.SeedGenerator.next
             stack.enter_context(replaced(keras.random.SeedGenerator, next=self._next_seed(own)))
             yield
