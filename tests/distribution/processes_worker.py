@@ -16,11 +16,6 @@ import traceback
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
-
-from keras_optkit.distribution import multi_worker
-
-DISTRIBUTION = multi_worker(synchronize_batch_norm=True, startup_timeout=60)
-
 import numpy as np
 from distribution_cases import (
     CASES,
@@ -37,7 +32,9 @@ from distribution_cases import (
 )
 
 from keras_optkit import callbacks
+from keras_optkit.distribution import multi_worker
 
+DISTRIBUTION = multi_worker(synchronize_batch_norm=True, startup_timeout=60)
 FOLDER = pathlib.Path(sys.argv[2])
 BACKEND = keras.backend.backend()
 INDEX, GROUP = DISTRIBUTION.process_index, DISTRIBUTION.group
@@ -255,8 +252,9 @@ def check_randomness():
         return keras.Sequential([keras.Input((500,)), drop, head])
 
     def kernel():
-        rate = lambda: keras.optimizers.SGD(1.0)
-        model = compiled(make=make, optimizer=rate, loss=lambda y, out: out)
+        model = compiled(
+            make=make, optimizer=lambda: keras.optimizers.SGD(1.0), loss=lambda y, out: out
+        )
         model.fit(np.ones((2, 500)), np.ones((2, 1)), batch_size=2, verbose=0)
         return 1 - model.get_weights()[0]
 
