@@ -276,7 +276,7 @@ def check_plain_norm():
 
     model = compiled(plain.scope, make)
     x = IMAGES[:5, 0, 0]
-    model.fit(x, x, batch_size=5, verbose=0)
+    model.fit(x, x, batch_size=5, shuffle=False, verbose=0)
     parts = [(x[:2], 2 / 5), (x[2:], 3 / 5)]
     mean = sum(0.5 * part.mean(0) * share for part, share in parts)
     variance = sum((0.5 + 0.5 * part.var(0)) * share for part, share in parts)
