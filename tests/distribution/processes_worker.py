@@ -341,8 +341,10 @@ def refusals():
 def kill():
     """Trains, and ends process 1 in the third of four epochs."""
 
+    batches = iter(range(100))
+
     def fall(batch, logs):
-        if INDEX == 1 and model.optimizer.iterations >= 7:
+        if INDEX == 1 and next(batches) == 6:
             os.kill(os.getpid(), signal.SIGKILL)
 
     model = compiled()
