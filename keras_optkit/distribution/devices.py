@@ -156,7 +156,9 @@ def _count(kind: str) -> int:
     backend = keras.backend.backend()
     if backend == "tensorflow":
         tf = sys.modules["tensorflow"]
-        return len(tf.config.list_logical_devices(kind.upper()))
+        # With other processes, theirs are in the list, too, by the names of their tasks.
+        names = [device.name for device in tf.config.list_logical_devices(kind.upper())]
+        return len({name.rpartition("/")[2] for name in names})
     if backend == "jax":
         import jax
 

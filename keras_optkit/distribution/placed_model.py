@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_optkit.distribution.distribution import Distribution
+from keras_optkit.distribution.one_training import write_nothing
 from keras_optkit.distribution.replaced import replaced
 
 _METHODS = (
@@ -89,6 +90,8 @@ def attach(model: keras.Model, distribution: Distribution) -> None:
     # Not through `setattr`: the model need not track them, and no file holds them.
     for name in _METHODS:
         vars(model)[name] = _Placed(model, name, distribution)
+    if not distribution.is_chief:
+        write_nothing(model)
 
 
 def detach(model: keras.Model) -> None:

@@ -176,6 +176,18 @@ CASES = {
 }
 
 
+# What several processes train, too: a process costs seconds.
+PROCESS_CASES = [
+    "even batches",
+    "uneven last batch",
+    "sample weights",
+    "accumulation, averages",
+    "batch norm",
+    "steps_per_execution",
+    "Python generator",
+]
+
+
 def train(name, scope=contextlib.nullcontext, epochs=2, place=None):
     """Returns the history, the weights and the predictions of one case.
 
