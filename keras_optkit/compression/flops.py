@@ -343,8 +343,8 @@ def sized_inputs(model: keras.Model, shapes: Any = None) -> list[keras.KerasTens
         shape = tuple(shape)
         if None in shape:
             raise ValueError(
-                "What is counted depends on the inputs' sizes. Give them as `input_shapes`, without "
-                f"the batch. Received: input '{spec.name}' of shape {spec.shape}"
+                "What is counted depends on the inputs' sizes. Give them as `input_shapes`, "
+                f"without the batch. Received: input '{spec.name}' of shape {spec.shape}"
             )
         if len(shape) != len(spec.shape) - 1 or any(
             want not in (None, got) for want, got in zip(spec.shape[1:], shape, strict=True)

@@ -128,7 +128,10 @@ def _place(tensor: tf.Tensor) -> str:
     operation = tensor.op
     if operation.type != "Placeholder" or not hasattr(operation.graph, "captures"):
         return operation.device
-    # What a function gets from outside.
+    if tensor.dtype == tf.resource:
+        # TensorFlow itself keeps what reads or writes a variable beside it.
+        return ""
+    # What the branch of a condition gets from outside.
     for outer, inner in operation.graph.captures:
         if inner is tensor:
             return getattr(outer, "device", "") or ""

@@ -19,6 +19,11 @@ def test_equal_to_one_device_and_smaller(found, name, groups):
     assert held == told
     # All but the norm and two biases, 27 of 763 numbers, are split.
     assert held == 27 * 4 + (whole - 27 * 4) * groups // 4
+    # What is really on each of the four devices, and SGD's counter and rate.
+    memory = checks[f"model parallel, {name}: memory"]
+    assert list(memory) == ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
+    assert all(each["weights"] == held for each in memory.values())
+    assert all(0 < each["optimizer"] <= 16 for each in memory.values())
     assert checks[f"model parallel, {name}: batch"] == groups
 
 

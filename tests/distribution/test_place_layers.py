@@ -263,7 +263,7 @@ def unbuilt():
 
 def quantized():
     model = small()
-    model.quantize("int8")
+    model.layers[0].quantize("int8")
     return model
 
 
@@ -308,7 +308,11 @@ def test_bad_places(name):
         (quantized, {}, "before `quantize`.* is quantized"),
         (mirrored, {}, "outside of `strategy.scope\\(\\)`.*Received: <"),
         (lambda: small(jit_compile=True), {}, "`jit_compile='auto'`.* Received: jit_compile=True"),
-        (small, {"balance": "params"}, "'parameters', 'flops', 'memory'. Received: balance='params"),
+        (
+            small,
+            {"balance": "params"},
+            "'parameters', 'flops', 'memory'. Received: balance='params",
+        ),
         (small, {"batch_size": 0}, "Received: batch_size=0"),
         (lambda: "net", {}, "`model` must be a `keras.Model`. Received: model='net'"),
         (lambda: keras.Sequential([keras.Input((2,)), L.Dense(1)]), {}, "has 1 layers, fewer"),
