@@ -8,8 +8,8 @@ With `exact`: each case of tests/distribution on four devices, by `data_parallel
 alone; the largest difference to one device of loss, metrics, weights and outputs, relative to the
 largest number of each array. The engine alone runs in a process for each case, as it may hang.
 
-With `bytes`: what each of four devices holds of a net of 1.9 million weights and of Adam's state for
-them after a step, on one device, with layers placed (TensorFlow) and with weights split (JAX).
+With `bytes`: what each of four devices holds of a net of 1.9 million weights, and of Adam's state
+for them, after a step: on one device, with layers placed (TensorFlow), with weights split (JAX).
 
 Usage: KERAS_BACKEND=tensorflow|jax python benchmarks/distribution.py [ROUNDS | exact | bytes]
 """

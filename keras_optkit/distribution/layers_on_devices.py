@@ -35,6 +35,7 @@ class LayersOnDevices(Distribution):
         self.model = model
         self.loads: dict[str, int] | None = None
         self._placement = dict(placement)
+        self._settled: set[int] = set()
         self._depth = 0
 
     @property
@@ -129,9 +130,11 @@ class LayersOnDevices(Distribution):
     def _move_slots(self) -> None:
         """Moves what an optimizer keeps for weights to the weights' devices."""
         for optimizer in _optimizers(self.model):
-            if optimizer.built:
-                pairs = slots(optimizer, self.model.trainable_variables)
+            variables = optimizer.variables if optimizer.built else []
+            if not all(id(variable) in self._settled for variable in variables):
+                pairs = slots(optimizer)
                 move([(slot, _full_name(short_name(of.value.device))) for slot, of in pairs])
+                self._settled.update(map(id, variables))
 
 
 _STEPS = ("train_step", "test_step", "predict_step")

@@ -31,7 +31,7 @@ def place_layers(
     One device works after the other: it saves memory, not time. Loss, metrics and weights are
     those of one device. It works on the tensorflow backend, with `steps_per_execution`, callbacks,
     and a `train_step` of one's own; files are those of an ordinary model, and a loaded one is on
-    one device again.
+    one device again. Weights that several layers share are on the device of the first of them.
 
     Args:
         model: A built model, compiled or not. With `balance`, a Sequential or Functional one.

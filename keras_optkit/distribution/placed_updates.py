@@ -72,25 +72,23 @@ class _Average:
 
 
 def slots(
-    optimizer: keras.optimizers.Optimizer, weights: list[keras.Variable]
+    optimizer: keras.optimizers.Optimizer,
 ) -> list[tuple[keras.Variable, keras.Variable]]:
     """Returns the variables that a built optimizer keeps for single weights, each with its weight.
 
     Args:
         optimizer: An optimizer that makes updates, without loss scaling around it.
-        weights: The weights that it trains.
     """
+    weights = {w.path.replace("/", "_"): w for w in optimizer._trainable_variables}
     found = []
     for variable in optimizer.variables:
         # Keras names such a variable by the weight's path, and gives it the weight's shape.
-        of = [
-            weight
-            for weight in weights
-            if variable.name.startswith(f"{weight.path.replace('/', '_')}_")
-            and tuple(variable.shape) == tuple(weight.shape)
-        ]
-        if of:
-            found.append((variable, max(of, key=lambda weight: len(weight.path))))
+        name, _, kind = variable.name.rpartition("_")
+        while kind and name not in weights:
+            name, _, kind = name.rpartition("_")
+        weight = weights.get(name)
+        if weight is not None and tuple(variable.shape) == tuple(weight.shape):
+            found.append((variable, weight))
     return found
 
 
