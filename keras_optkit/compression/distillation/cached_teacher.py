@@ -28,7 +28,7 @@ class CachedTeacher:
                 f"Received: losses of the layers {layers}"
             )
         self.kind = cache.teacher_output
-        self.outputs = [cache.outputs]
+        self.outputs = cache.outputs
 
     def __call__(self, x: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Returns the outputs that came with a batch.
@@ -41,7 +41,7 @@ class CachedTeacher:
                 "The teacher is a `TeacherCache`, and this data does not hold its outputs. Fit on "
                 f"`cache.dataset(batch_size)`. Received: x={x!r}"
             )
-        return [x[OUTPUTS]], {}
+        return list(x[OUTPUTS]), {}
 
 
 def student_inputs(x: Any) -> Any:

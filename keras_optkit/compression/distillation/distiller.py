@@ -22,8 +22,8 @@ from keras_optkit.compression.distillation.teacher import (
     Teacher,
     input_shapes,
     load_teachers,
+    preprocessors,
     require_built,
-    resizing,
     run,
 )
 from keras_optkit.compression.distillation.teacher_cache import TeacherCache
@@ -45,8 +45,8 @@ class Distiller(keras.Model):
     Args:
         student: A built `keras.Model`. It is trained in place.
         teacher: A built `keras.Model`, the path of a saved one, or a list of these, whose outputs
-            are averaged. Or a `TeacherCache`, whose `dataset` is then what to fit on, or a
-            `MovingAverageTeacher`.
+            are averaged. Or a `TeacherCache` of any of these, whose `dataset` is then what to fit
+            on, or a `MovingAverageTeacher`.
         losses: A `DistillationLoss`, or a list of them; their `weight` is in each. Defaults to
             `SoftTargets()`.
         alpha: Float from 0 to 1, the share of the distillation. 0 is plain training: the teacher is
@@ -56,13 +56,15 @@ class Distiller(keras.Model):
             of two classes.
         student_output: The same for the student.
         teacher_preprocessor: A function of `keras.ops` from a batch of the student's inputs to one
-            of the teacher's. By default images of another height and width are resized.
+            of the teacher's. By default images of another height and width are resized, for each
+            of several teachers to its own. Not used with a `TeacherCache`, which has its own.
         ensemble: `"logits"` or `"probabilities"`: what of several teachers is averaged.
         name: String, the name of the model.
 
     Raises:
         ValueError: If a model is not built, shapes cannot match, an output or a layer is not there,
-            or what the teacher returns cannot be told.
+            what the teacher returns cannot be told, or the student has a `train_step` or a
+            `compute_loss` of its own, which would not be run.
 
     Example:
 
@@ -92,6 +94,7 @@ class Distiller(keras.Model):
         if not isinstance(student, keras.Model):
             raise ValueError(f"`student` must be a `keras.Model`. Received: student={student!r}")
         require_built("student", student)
+        _require_usual_steps(student)
         # The policy says what inputs are cast to and whether the loss is scaled.
         super().__init__(name=name, dtype=student.dtype_policy)
         self.alpha = check_number("alpha", alpha, minimum=0.0, maximum=1.0)
@@ -110,10 +113,9 @@ class Distiller(keras.Model):
                 self._follow, teacher = teacher.follow, teacher.copy_of(student)
                 average = teacher
             models = load_teachers(teacher, student)
-            if teacher_preprocessor is None:
-                teacher_preprocessor = resizing(input_shapes(student), input_shapes(models[0]))
             kind = check_kind("teacher_output", teacher_output)
-            self._teacher = Teacher(models, teacher_preprocessor, layers, kind)
+            made = preprocessors(teacher_preprocessor, input_shapes(student), models)
+            self._teacher = Teacher(models, made, layers, kind)
         self._outputs = OutputPairs(
             student, self._teacher, check_kind("student_output", student_output), ensemble
         )
@@ -266,6 +268,16 @@ class Distiller(keras.Model):
             **kwargs: As for `keras.Model.export`.
         """
         return self.student.export(filepath, *args, **kwargs)
+
+
+def _require_usual_steps(student: keras.Model) -> None:
+    for name in ("train_step", "compute_loss"):
+        if getattr(type(student), name) is not getattr(keras.Model, name):
+            raise ValueError(
+                f"The student has a `{name}` of its own, and a `Distiller` trains by the usual "
+                "one, so it would be left out. Write it in a subclass of `Distiller`, or pass the "
+                f"layers as a plain `keras.Model`. Received: student of class {type(student)}"
+            )
 
 
 def _checked_losses(losses: Any) -> list[DistillationLoss]:

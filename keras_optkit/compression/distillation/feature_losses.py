@@ -30,6 +30,11 @@ class FeatureLoss(DistillationLoss):
         name: str | None = None,
     ):
         super().__init__(weight=weight, name=name)
+        for argument, value in (("student_layer", student_layer), ("teacher_layer", teacher_layer)):
+            if not isinstance(value, str) and (argument, value) != ("teacher_layer", None):
+                raise ValueError(
+                    f"`{argument}` must be the name of a layer. Received: {argument}={value!r}"
+                )
         self.student_layer = student_layer
         self.teacher_layer = student_layer if teacher_layer is None else teacher_layer
 

@@ -20,7 +20,7 @@ class Teacher:
 
     Args:
         models: List of built models.
-        preprocessor: Function from the student's inputs to the teacher's, or `None`.
+        preprocessors: For each model a function from the student's inputs to its own, or `None`.
         layers: Names of layers whose outputs are wanted too; of a single model only.
         kind: `"logits"`, `"probabilities"` or `"auto"`, what the models return.
     """
@@ -28,7 +28,7 @@ class Teacher:
     def __init__(
         self,
         models: list[keras.Model],
-        preprocessor: Callable[[Any], Any] | None = None,
+        preprocessors: Sequence[Callable[[Any], Any] | None],
         layers: Sequence[str] = (),
         kind: str = "auto",
     ):
@@ -40,7 +40,7 @@ class Teacher:
         self.models = models
         self.kind = kind
         self.outputs = [output_kinds(model, kind) for model in models]
-        self._preprocessor = preprocessor
+        self._preprocessors = preprocessors
         self.reader = FeatureReader(models[0], list(layers)) if layers else None
 
     @property
@@ -57,13 +57,12 @@ class Teacher:
         features: dict[str, Any] = {}
         answers = []
         with _no_gradients():
-            if self._preprocessor is not None:
-                x = self._preprocessor(x)
-            for model in self.models:
+            for model, preprocessor in zip(self.models, self._preprocessors, strict=True):
+                own = x if preprocessor is None else preprocessor(x)
                 if self.reader is not None:
-                    values, features = self.reader(x, training=False)
+                    values, features = self.reader(own, training=False)
                 else:
-                    values = run(model, x, training=False)
+                    values = run(model, own, training=False)
                 values = keras.tree.map_structure(ops.stop_gradient, values)
                 answers.append(named(model, values))
             features = {name: ops.stop_gradient(value) for name, value in features.items()}
@@ -190,6 +189,29 @@ def input_shapes(model: keras.Model) -> list[tuple] | None:
     """
     inputs = getattr(model, "inputs", None)
     return [tuple(tensor.shape) for tensor in inputs] if inputs else None
+
+
+def preprocessors(
+    given: Callable[[Any], Any] | None, own: list[tuple] | None, models: list[keras.Model]
+) -> list[Callable[[Any], Any] | None]:
+    """Returns what each teacher's inputs are made with.
+
+    Args:
+        given: The function that the user passed, for all of them, or `None` to resize images.
+        own: The shapes of the inputs that there are, or `None` where they are not known.
+        models: The teachers.
+
+    Raises:
+        ValueError: If it is no function, or inputs differ in more than height and width.
+    """
+    if given is None:
+        return [resizing(own, input_shapes(model)) for model in models]
+    if not callable(given):
+        raise ValueError(
+            "`teacher_preprocessor` must be a function from a batch of the student's inputs to one "
+            f"of the teacher's. Received: teacher_preprocessor={given!r}"
+        )
+    return [given] * len(models)
 
 
 def _fit(shapes: list[tuple], others: list[tuple]) -> bool:

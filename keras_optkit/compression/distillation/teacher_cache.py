@@ -9,12 +9,12 @@ import numpy as np
 
 from keras_optkit.compression.distillation import fingerprint
 from keras_optkit.compression.distillation.cache_file import CacheFile
+from keras_optkit.compression.distillation.numbered_data import numbered
 from keras_optkit.compression.distillation.output_kind import check_kind
 from keras_optkit.compression.distillation.teacher import (
-    Teacher,
-    input_shapes,
     load_teachers,
-    resizing,
+    output_kinds,
+    preprocessors,
 )
 from keras_optkit.core.checks import check_count
 from keras_optkit.core.console import say
@@ -38,7 +38,8 @@ class TeacherCache:
     Args:
         folder: The folder of the files; it is made. It takes
             `samples * views * outputs * size of dtype` bytes.
-        teacher: A built `keras.Model`, or the path of a saved one.
+        teacher: A built `keras.Model`, the path of a saved one, or a list of these. The outputs of
+            each are kept, and `Distiller` averages them as its `ensemble` says.
         data: An array of inputs or a tuple `(x, y)` or `(x, y, sample_weight)` of arrays, as
             for `fit`; or a `tf.data.Dataset` of single samples `(x, y)`, neither batched nor
             shuffled nor randomly augmented.
@@ -48,11 +49,13 @@ class TeacherCache:
         views: Integer >= 1, the number of variants of each sample; 1 without `augment`.
         seed: Integer, which variants they are.
         batch_size: Integer, the number of samples that the teacher sees at once.
-        dtype: `"float32"`, or `"float16"` for half of the space.
+        dtype: `"float32"`, or `"float16"` for half of the space, which is for logits: small
+            probabilities would be lost.
         teacher_output: What the teacher returns: `"logits"`, `"probabilities"`, or `"auto"`, which
             finds out from its last layer.
         teacher_preprocessor: A function of `keras.ops` from a batch of the data's inputs to one of
-            the teacher's. By default images of another height and width are resized.
+            the teacher's. By default images of another height and width are resized, for each of
+            several teachers to its own.
 
     Raises:
         ValueError: If the teacher is not built, or the data is batched, endless or differs from one
@@ -96,22 +99,33 @@ class TeacherCache:
         if dtype not in ("float32", "float16"):
             raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}')
         self._folder = folder
-        self._data = _data(data)
+        self._data = numbered(data)
         self._augment, self._views, self._seed = augment, views, seed
         self._batch_size, self._dtype = batch_size, dtype
         self.teacher_output = check_kind("teacher_output", teacher_output)
-        (model,) = load_teachers([teacher])
-        if teacher_preprocessor is None:
-            teacher_preprocessor = resizing(self._data.input_shapes, input_shapes(model))
-        self._model, self._preprocessor = model, teacher_preprocessor
-        self.outputs = Teacher([model], None, (), self.teacher_output).outputs[0]
-        if not self.outputs or any(None in shape[1:] for _, shape in self.outputs.values()):
-            raise ValueError(
-                "A cache needs to know the shapes of the teacher's outputs: build it as "
-                "`keras.Model(inputs, outputs)` or `keras.Sequential`, with inputs of fixed "
-                f"shape. Received: teacher={model!r}"
-            )
-        self._names = [f"output_{i}" for i in range(len(self.outputs))]
+        self._models = load_teachers(teacher)
+        self._given_preprocessor = teacher_preprocessor
+        self._preprocessors = preprocessors(
+            teacher_preprocessor, self._data.input_shapes, self._models
+        )
+        self.outputs = [output_kinds(model, self.teacher_output) for model in self._models]
+        for model, outputs in zip(self._models, self.outputs, strict=True):
+            if not outputs or any(None in shape[1:] for _, shape in outputs.values()):
+                raise ValueError(
+                    "A cache needs to know the shapes of the teacher's outputs: build it as "
+                    "`keras.Model(inputs, outputs)` or `keras.Sequential`, with inputs of fixed "
+                    f"shape. Received: teacher={model!r}"
+                )
+            kinds = {kind for kind, _ in outputs.values()}
+            if dtype == "float16" and "probabilities" in kinds:
+                raise ValueError(
+                    "Small probabilities are lost in float16. Leave the softmax at the end of the "
+                    f'teacher out, or keep `dtype="float32"`. Received: teacher={model!r}, '
+                    f"dtype={dtype!r}"
+                )
+        # Those of all teachers in a row, as they stand in the files.
+        self._shapes = [shape for outputs in self.outputs for _, shape in outputs.values()]
+        self._names = [f"output_{i}" for i in range(len(self._shapes))]
         self._file: CacheFile | None = None
 
     def build(self, verbose: int = 1) -> "TeacherCache":
@@ -125,7 +139,7 @@ class TeacherCache:
         """
         rows = self._data.samples * self._views
         arrays = {"checksums": ((rows,), "uint32")}
-        for name, (_, shape) in zip(self._names, self.outputs.values(), strict=True):
+        for name, shape in zip(self._names, self._shapes, strict=True):
             arrays[name] = ((rows, *shape[1:]), self._dtype)
         self._file = CacheFile(self._folder, self._fingerprint(), arrays)
         changed = self._file.difference()
@@ -199,45 +213,45 @@ class TeacherCache:
         import tensorflow as tf
 
         rows = view * self._data.samples + index
-        spec = [(array, self.outputs[name][1]) for array, name in self._arrays()]
+        arrays = [self._file.arrays[name] for name in self._names]
         inputs = tf.nest.flatten(element[0])
 
         def read(rows, *inputs):
             self._require_same(rows, list(inputs))
             # In the order of the file, which is what a disk is fast at.
-            return [np.asarray(array[rows]).astype("float32") for array, _ in spec]
+            return [np.asarray(array[rows]).astype("float32") for array in arrays]
 
-        values = tf.numpy_function(read, [rows, *inputs], ["float32"] * len(spec))
-        for value, (_, shape) in zip(values, spec, strict=True):
+        values = tf.numpy_function(read, [rows, *inputs], ["float32"] * len(arrays))
+        for value, shape in zip(values, self._shapes, strict=True):
             value.set_shape(shape)
-        outputs = dict(zip(self.outputs, values, strict=True))
-        return {INPUTS: element[0], OUTPUTS: outputs}, *element[1:]
-
-    def _arrays(self):
-        return [
-            (self._file.arrays[array], name)
-            for array, name in zip(self._names, self.outputs, strict=True)
-        ]
+        left = iter(values)
+        answers = tuple({name: next(left) for name in outputs} for outputs in self.outputs)
+        return {INPUTS: element[0], OUTPUTS: answers}, *element[1:]
 
     def _require_same(self, rows: np.ndarray, inputs: list[np.ndarray]) -> None:
         if self._data.arrays is not None and self._augment is None:
             return  # They came by their numbers.
         if not np.array_equal(fingerprint.checksums(inputs), self._file.arrays["checksums"][rows]):
             raise ValueError(
-                "A sample is not the one that the teacher has seen under its number: the data "
-                "changes from one pass to the next. Shuffle by `dataset(shuffle=...)` only, and "
-                "pass random augmentation as `augment`."
+                "A sample is not the one that the teacher has seen under its number. Either the "
+                "data changes from one pass to the next: shuffle by `dataset(shuffle=...)` only, "
+                "and pass random augmentation as `augment`. Or it was changed since the cache was "
+                f"made: then remove {str(self._file.folder)!r}, and it is computed anew."
             )
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
-            "teacher": fingerprint.of_model(self._model),
+            "teacher": [fingerprint.of_model(model) for model in self._models],
+            "teacher_preprocessor": fingerprint.of_function(self._given_preprocessor),
             "data": self._data.fingerprint(self._batch_size),
-            "views": [self._views, self._seed, getattr(self._augment, "__qualname__", None)],
+            "views": [self._views, self._seed, fingerprint.of_function(self._augment)],
         }
 
     def _inputs(self, view: int, skip: int) -> Any:
         """The inputs of one view in order, from one sample on, in batches."""
+        if self._augment is None and self._data.arrays is not None:
+            batches = self._data.indices().skip(skip).batch(self._batch_size)
+            return batches.map(self._data.gather).map(lambda i, element: element[0])
         elements = self._data.indexed().skip(skip)
         inputs = elements.map(lambda i, element: self._variant(i, view, element[0]))
         return inputs.batch(self._batch_size)
@@ -279,91 +293,11 @@ class TeacherCache:
         # Padded, so that the last batch needs no compilation of its own.
         pad = self._batch_size - size
         x = keras.tree.map_structure(lambda a: np.concatenate([a, np.repeat(a[:1], pad, 0)]), x)
-        if self._preprocessor is not None:
-            x = self._preprocessor(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
-            x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
-        values = keras.tree.flatten(self._model.predict_on_batch(x))
+        values = []
+        for model, preprocessor in zip(self._models, self._preprocessors, strict=True):
+            own = x
+            if preprocessor is not None:
+                own = preprocessor(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
+                own = keras.tree.map_structure(keras.ops.convert_to_numpy, own)
+            values += keras.tree.flatten(model.predict_on_batch(own))
         return [value[:size] for value in values]
-
-
-class _Arrays:
-    """Arrays as a source of numbered samples."""
-
-    def __init__(self, arrays: tuple):
-        self.arrays = arrays
-        flat = keras.tree.flatten(arrays)
-        lengths = {len(array) for array in flat}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(
-                "`data` must be arrays of as many samples each. "
-                f"Received: arrays of lengths {[len(array) for array in flat]}"
-            )
-        self.samples = len(flat[0])
-        inputs = keras.tree.flatten(arrays[0])
-        self.input_shapes = [(None, *array.shape[1:]) for array in inputs]
-
-    def fingerprint(self, batch_size: int) -> str:
-        # Labels may change: the teacher does not see them.
-        return fingerprint.of_arrays(self.arrays[0])
-
-    def indices(self) -> Any:
-        import tensorflow as tf
-
-        return tf.data.Dataset.range(self.samples)
-
-    def indexed(self) -> Any:
-        return self.indices().map(self.gather)
-
-    def gather(self, index: Any) -> Any:
-        """Returns numbers and the samples of these numbers, of one or of a batch."""
-        import tensorflow as tf
-
-        flat = keras.tree.flatten(self.arrays)
-        types = [array.dtype for array in flat]
-        values = tf.numpy_function(lambda i: [array[i] for array in flat], [index], types)
-        for value, array in zip(values, flat, strict=True):
-            value.set_shape((*index.shape, *array.shape[1:]))
-        return index, keras.tree.pack_sequence_as(self.arrays, values)
-
-
-class _Samples:
-    """A `tf.data.Dataset` of single samples as a source of numbered ones."""
-
-    arrays = None
-
-    def __init__(self, dataset: Any):
-        self._dataset = dataset
-        self.samples = int(dataset.cardinality())
-        if self.samples == -2:
-            self.samples = int(dataset.reduce(np.int64(0), lambda n, *_: n + 1))
-        if self.samples < 1:
-            raise ValueError(
-                "`data` must have an end, and samples. Leave `.repeat()` out, or cut it with "
-                f"`.take(n)`. Received: data of {'no' if self.samples == 0 else 'endless'} samples"
-            )
-        inputs = keras.tree.flatten(self._element(dataset.element_spec)[0])
-        self.input_shapes = [(None, *spec.shape) for spec in inputs]
-
-    def _element(self, element: Any) -> tuple:
-        return tuple(element) if isinstance(element, tuple) else (element,)
-
-    def fingerprint(self, batch_size: int) -> list:
-        # All of it would cost a pass. Each sample is compared when it is read.
-        first = next(self.indexed().map(lambda i, e: e[0]).batch(batch_size).as_numpy_iterator())
-        return [self.samples, fingerprint.of_arrays(first)]
-
-    def indexed(self) -> Any:
-
-        return self._dataset.enumerate().map(lambda i, element: (i, self._element(element)))
-
-
-def _data(data: Any) -> "_Arrays | _Samples":
-    if hasattr(data, "element_spec"):
-        return _Samples(data)
-    arrays = data if isinstance(data, tuple) else (data,)
-    if not 1 <= len(arrays) <= 3:
-        raise ValueError(
-            "`data` must be an array, a tuple `(x, y)` or `(x, y, sample_weight)`, or a "
-            f"`tf.data.Dataset`. Received: a tuple of {len(arrays)}"
-        )
-    return _Arrays(keras.tree.map_structure(np.asarray, arrays))

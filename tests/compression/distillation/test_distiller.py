@@ -54,11 +54,15 @@ def test_alpha_0_is_plain_training(data, teacher, weighted):
         np.testing.assert_allclose(found[key], values, rtol=1e-6)
 
 
-def test_the_loss_is_the_sum_that_is_documented(data, teacher):
+@pytest.mark.parametrize("by_class", [False, True], ids=["sample_weight", "class_weight"])
+def test_the_loss_is_the_sum_that_is_documented(data, teacher, by_class):
     """One step without dropout, against NumPy: labels, soft targets, regularizer, weights."""
     x, y = data
     student = net(dropout=0, regularizer=keras.regularizers.L2(0.1))
-    sample_weight = np.linspace(0.5, 2, 32)
+    given = {"sample_weight": np.linspace(0.5, 2, 32)}
+    if by_class:
+        given = {"class_weight": dict(enumerate(np.linspace(0.5, 2, CLASSES)))}
+    sample_weight = given.get("sample_weight", np.linspace(0.5, 2, CLASSES)[y])
     z, v = (
         teacher.predict(x, verbose=0),
         np.array(keras.ops.convert_to_numpy(student(x, training=True))),
@@ -81,10 +85,35 @@ def test_the_loss_is_the_sum_that_is_documented(data, teacher):
 
     distiller = Distiller(student, teacher, SoftTargets(2.0), alpha=0.7)
     distiller.compile(**compile_args())
-    logs = fit(distiller, data, epochs=1, batch_size=32, sample_weight=sample_weight).history
+    logs = fit(distiller, data, epochs=1, batch_size=32, **given).history
     assert set(logs) == set(expected)
     for key, value in expected.items():
         np.testing.assert_allclose(logs[key], [value], rtol=1e-5, err_msg=key)
+
+
+class MeanSquare(keras.layers.Layer):
+    """Adds the mean square of what runs through it to the loss."""
+
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(keras.ops.square(inputs)))
+        return inputs
+
+
+@pytest.mark.parametrize("features", [False, True], ids=["outputs", "features"])
+def test_losses_inside_the_student_count_once(data, teacher, features):
+    """Those of activity and of `add_loss`, against NumPy."""
+    keras.utils.set_random_seed(0)
+    first = keras.layers.Dense(8, name="features", activity_regularizer=keras.regularizers.L2(0.1))
+    layers = [first, MeanSquare(), keras.layers.Dense(CLASSES, name="head")]
+    student = keras.Sequential([keras.Input((6,)), *layers])
+    kernel, bias = (w.astype("float64") for w in weights(first))
+    squares = np.square(data[0] @ kernel + bias)
+    losses = [SoftTargets()] + [FeatureHint("features")] * features
+    distiller = Distiller(student, teacher, losses)
+    distiller.compile(**compile_args())
+    logs = fit(distiller, data, epochs=1, batch_size=32).history
+    own = logs["loss"][0] - 0.5 * (logs["label_loss"][0] + logs["distillation_loss"][0])
+    assert own == pytest.approx(0.1 * squares.sum() / 32 + squares.mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("features", [False, True], ids=["outputs", "features"])
@@ -348,6 +377,22 @@ def test_an_ensemble_and_a_path(data, teacher, tmp_path, ensemble):
     np.testing.assert_allclose(found, [expected], rtol=1e-4)
 
 
+def test_an_ensemble_of_several_input_sizes():
+    """Each teacher gets images of its own size."""
+    x, _ = images()
+    teachers = [conv_net(width=8, size=size, seed=size) for size in (12, 10)]
+    answers = []
+    for model in teachers:
+        resized = keras.ops.image.resize(x, model.input_shape[1:3], antialias=True)
+        answers.append(model.predict(keras.ops.convert_to_numpy(resized), verbose=0))
+    student = conv_net()
+    expected = np.mean((np.mean(answers, axis=0) - student.predict(x, verbose=0)) ** 2)
+    distiller = Distiller(student, teachers, distillation.SquaredLogits(), alpha=1)
+    distiller.compile("sgd")
+    found = fit(distiller, (x,), epochs=1, batch_size=32).history["distillation_loss"]
+    np.testing.assert_allclose(found, [expected], rtol=1e-4)
+
+
 def two_outputs(seed, swap=False):
     keras.utils.set_random_seed(seed)
     x = keras.Input((6,))
@@ -516,6 +561,12 @@ def test_an_unknown_output(teacher):
         Distiller(net(), teacher, SoftTargets(output="x"))
 
 
+def test_layers_that_are_no_names():
+    for arguments in ((3,), (None,), ("features", keras.layers.Dense(3))):
+        with pytest.raises(ValueError, match="_layer` must be the name of a layer. Received: "):
+            FeatureHint(*arguments)
+
+
 def test_features_that_cannot_match():
     student, teacher = conv_net(), conv_net(seed=1)
     with pytest.raises(ValueError, match="The loss 'feature_hint' can't match these shapes"):
@@ -555,3 +606,55 @@ def test_labels_missing_where_a_loss_needs_them(data, teacher):
 def test_features_of_several_teachers(teacher):
     with pytest.raises(ValueError, match="Losses of features need a single teacher"):
         Distiller(net(), [teacher, net(seed=2)], FeatureHint("features"))
+
+
+class OwnStep(keras.Sequential):
+    """A student whose training is its own."""
+
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+class OwnLoss(keras.Sequential):
+    """A student whose loss is its own."""
+
+    def compute_loss(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [OwnStep, OwnLoss])
+def test_a_student_that_trains_in_its_own_way(teacher, kind):
+    student = kind(net().layers)
+    student.build((None, 6))
+    with pytest.raises(ValueError, match="of its own, and a `Distiller` trains by the usual one"):
+        Distiller(student, teacher)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"teacher": None},
+        {"teacher": []},
+        {"teacher": keras.layers.Dense(3)},
+        {"teacher": "not_there.keras"},
+        {"student": 3},
+        {"losses": "soft_targets"},
+        {"losses": []},
+        {"losses": SoftTargets},
+        {"losses": keras.losses.KLDivergence()},
+        {"losses": SoftTargets(output=3)},
+        {"ensemble": "mean"},
+        {"teacher_output": "logit"},
+        {"student_output": None},
+        {"teacher_preprocessor": 3},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_what_else_is_refused(teacher, arguments):
+    """With what was given in the message, and nothing of the user's changed."""
+    student = net()
+    before = [*weights(student), *weights(teacher)]
+    given = {"student": student, "teacher": teacher, **arguments}
+    with pytest.raises(ValueError, match="Received: |File not found"):
+        Distiller(**given)
+    assert_same([*weights(student), *weights(teacher)], before, rtol=0, atol=0)

@@ -11,6 +11,7 @@ from keras_optkit.distillation import (
     FeatureHint,
     MovingAverageTeacher,
     SoftTargets,
+    TeacherCache,
 )
 from keras_optkit.stopping.resume import resume as resume_module
 
@@ -22,9 +23,11 @@ def distiller(alpha=0.5, **changes):
     return model
 
 
-def fit(model, **kwargs):
+def fit(model, data=None, **kwargs):
     keras.utils.set_random_seed(3)
-    return model.fit(*vectors(), **{"epochs": 3, "batch_size": 16, "verbose": 0, **kwargs})
+    x, *rest = vectors() if data is None else data
+    kwargs = {"epochs": 3, "batch_size": 16 if rest else None, "verbose": 0, **kwargs}
+    return model.fit(x, *rest[:1], sample_weight=rest[1] if rest[1:] else None, **kwargs)
 
 
 def test_pruning_takes_the_kernels_of_the_student_only():
@@ -107,6 +110,35 @@ def test_resume_ends_as_the_whole_training(tmp_path, monkeypatch, moving):
     np.testing.assert_allclose(resumed["distillation_loss"], logs["distillation_loss"], rtol=1e-5)
 
 
+def noisy(x, seed):
+    import tensorflow as tf
+
+    return x + tf.random.stateless_normal((6,), seed)
+
+
+@pytest.mark.backends("tensorflow")
+def test_resume_on_a_cache(tmp_path, monkeypatch):
+    """Its orders and views go on as well."""
+    monkeypatch.setattr(resume_module, "_ENDED", {})
+
+    def train(*extra):
+        keras.utils.set_random_seed(3)
+        student, teacher = net(dropout=0.3), net(width=16, seed=7)
+        cache = TeacherCache(tmp_path / "cache", teacher, vectors(), noisy, views=3)
+        model = Distiller(student, cache, SoftTargets())
+        model.compile(**compile_args())
+        data = cache.dataset(16, seed=1)
+        model.fit(data, epochs=3, verbose=0, shuffle=False, callbacks=list(extra))
+        return [*weights(model), *weights(student)]
+
+    expected = train()
+    resume = {"every": "1step", "verbose": 0}
+    with pytest.raises(InterruptedError):
+        train(callbacks.Resume(tmp_path / "run", **resume), Interrupt())
+    found = train(callbacks.Resume(tmp_path / "run", **resume))
+    assert_same(found, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.backends("tensorflow", "jax")
 def test_several_steps_in_one_execution():
     single, several = distiller(), distiller(steps_per_execution=2)
@@ -116,8 +148,8 @@ def test_several_steps_in_one_execution():
 
 
 @pytest.mark.backends("tensorflow")
-@pytest.mark.parametrize("moving", [False, True], ids=["teacher", "moving average"])
-def test_two_replicas_equal_one_device(mirrored, moving):
+@pytest.mark.parametrize("kind", ["teacher", "moving average", "cache"])
+def test_two_replicas_equal_one_device(mirrored, tmp_path, kind):
     """Without BatchNorm, whose statistics are of each replica."""
 
     def train():
@@ -129,13 +161,20 @@ def test_two_replicas_equal_one_device(mirrored, moving):
             ]
             return keras.Sequential([keras.Input((6,)), *layers])
 
-        if moving:
-            model = Distiller(make(8, 0), MovingAverageTeacher(0.8))
+        data = (*vectors(), np.linspace(0.5, 1.5, 32))
+        teacher, losses = make(16, 1), [SoftTargets()]
+        if kind == "moving average":
+            teacher = MovingAverageTeacher(0.8)
+        elif kind == "cache":
+            teacher = TeacherCache(tmp_path, teacher, data)
         else:
-            model = Distiller(make(8, 0), make(16, 1), [SoftTargets(), FeatureHint("features")])
+            losses.append(FeatureHint("features"))
+        model = Distiller(make(8, 0), teacher, losses)
         model.compile(**compile_args(optimizer=keras.optimizers.SGD(0.1)))
+        if kind == "cache":
+            data = (teacher.dataset(16, shuffle=False),)
         # The logs too: a loss that is summed over replicas would be twice as large.
-        history = fit(model, sample_weight=np.linspace(0.5, 1.5, 32), shuffle=False).history
+        history = fit(model, data, shuffle=False).history
         return weights(model), history
 
     expected, logs = train()

@@ -23,7 +23,7 @@ def teacher():
 
 def read(dataset):
     """All inputs, labels and outputs of one epoch."""
-    parts = [(x[INPUTS], y, x[OUTPUTS]["head"]) for x, y in dataset.as_numpy_iterator()]
+    parts = [(x[INPUTS], y, x[OUTPUTS][0]["head"]) for x, y in dataset.as_numpy_iterator()]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
@@ -103,13 +103,45 @@ def test_it_is_computed_once(teacher, tmp_path, monkeypatch):
     assert seen == []
 
 
-@pytest.mark.parametrize("changed", ["teacher", "data", "views", "dtype"])
+@pytest.mark.parametrize("ensemble", ["logits", "probabilities"])
+def test_several_teachers(tmp_path, ensemble):
+    """Against a `Distiller` that runs them, each with images of its own size."""
+    data = images(24)
+    teachers = [conv_net(8, size, seed=size) for size in (12, 10)]
+    found = []
+    for cached in (False, True):
+        source = TeacherCache(tmp_path, teachers, data) if cached else teachers
+        fitted = (source.dataset(8, shuffle=False),) if cached else data
+        distiller = Distiller(conv_net(), source, SoftTargets(), ensemble=ensemble)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.1), loss=loss)
+        distiller.fit(*fitted, batch_size=None if cached else 8, shuffle=False, verbose=0)
+        found.append(weights(distiller.student))
+    assert_same(*found, rtol=1e-4, atol=1e-6)
+    # One of them trained on: all are computed anew.
+    teachers[1].layers[-1].bias.assign(np.arange(5.0))
+    (x, _), *_ = TeacherCache(tmp_path, teachers, data).dataset(24).as_numpy_iterator()
+    resized = keras.ops.image.resize(x[INPUTS], (10, 10), antialias=True)
+    expected = teachers[1].predict(keras.ops.convert_to_numpy(resized), verbose=0)
+    np.testing.assert_allclose(x[OUTPUTS][1]["head"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["teacher", "activation", "teacher_preprocessor", "data", "views", "augment", "dtype"],
+)
 def test_what_has_changed_is_computed_anew(teacher, tmp_path, changed, capsys):
     x, y = vectors(16)
     arguments = {"data": (x, y), "augment": flip, "views": 2}
     TeacherCache(tmp_path, teacher, **arguments).build(verbose=0)
     if changed == "teacher":
         teacher.layers[-1].bias.assign(np.arange(5.0))
+    elif changed == "activation":
+        teacher = net(width=16, seed=7, activation="tanh")
+    elif changed == "teacher_preprocessor":
+        arguments["teacher_preprocessor"] = lambda x: x * 2
+    elif changed == "augment":
+        arguments["augment"] = lambda x, seed: flip(x, seed) * 3
     elif changed == "data":
         arguments["data"] = (x + 1, y)
     elif changed == "views":
@@ -117,10 +149,13 @@ def test_what_has_changed_is_computed_anew(teacher, tmp_path, changed, capsys):
     else:
         arguments["dtype"] = "float16"
     cache = TeacherCache(tmp_path, teacher, **arguments).build()
-    what = "outputs" if changed == "dtype" else changed
+    said = {"dtype": "outputs", "activation": "teacher", "augment": "views"}
+    what = said.get(changed, changed)
     assert f"TeacherCache: the {what} changed, so" in capsys.readouterr().out
     inputs, _, outputs = read(cache.dataset(8))
     tolerance = 1e-2 if changed == "dtype" else 1e-5
+    if changed == "teacher_preprocessor":
+        inputs = inputs * 2
     np.testing.assert_allclose(outputs, teacher.predict(inputs, verbose=0), atol=tolerance)
 
 
@@ -197,6 +232,12 @@ def test_bad_arguments(teacher, tmp_path):
         TeacherCache(tmp_path, teacher, data, batch_size=0)
     with pytest.raises(ValueError, match="`dtype` must be"):
         TeacherCache(tmp_path, teacher, data, dtype="int8")
+    with pytest.raises(ValueError, match="Small probabilities are lost in float16"):
+        TeacherCache(tmp_path, net(activation="softmax"), data, dtype="float16")
+    with pytest.raises(ValueError, match="`teacher_preprocessor` must be a function"):
+        TeacherCache(tmp_path, teacher, data, teacher_preprocessor="resize")
+    with pytest.raises(ValueError, match="`teacher` must be at least one model"):
+        TeacherCache(tmp_path, [], data)
     with pytest.raises(ValueError, match=r"arrays of lengths \[32, 31\]"):
         TeacherCache(tmp_path, teacher, (data[0], data[1][1:]))
     with pytest.raises(ValueError, match="`data` must have an end"):
