@@ -47,7 +47,11 @@ RUNS = [
     ("Tuning: epochs saved", "tensorflow", "tuning_pruning.py --data-dir DATA"),
     *(
         (f"Distribution: {what}, {name}", name, f"distribution.py{part}")
-        for what, part in (("images per second", ""), ("exactness", " exact"))
+        for what, part in (
+            ("images per second", ""),
+            ("exactness", " exact"),
+            ("bytes per device", " bytes"),
+        )
         for name in ("tensorflow", "jax")
     ),
     (

@@ -18,6 +18,7 @@ from keras_optkit.callbacks import (
     WeightAveraging,
 )
 from keras_optkit.distillation import Distiller, SquaredLogits
+from keras_optkit.distribution import memory_per_device, place_layers
 from keras_optkit.export import to_litert
 from keras_optkit.pruning import PolynomialDecay, prune_channels
 from keras_optkit.schedules import OneCycle
@@ -78,6 +79,15 @@ def test_a_functional_model_with_two_inputs():
     model = two_inputs()
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     check(model, *arrays("left", "right"), batch_size=BATCH)
+
+
+@pytest.mark.backends("tensorflow")
+def test_layers_on_two_devices():
+    model = two_inputs()
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], steps_per_execution=2)
+    place_layers(model, ["cpu:0", "cpu:1"])
+    check(model, *arrays("left", "right"), batch_size=BATCH)
+    assert set(memory_per_device(model)) == {"cpu:0", "cpu:1"}
 
 
 def test_a_subclassed_model_that_was_called_once():
