@@ -12,7 +12,11 @@ With `processes`: images per second of the same net in one process, and in two t
 cores, by `multi_worker` and by the engine in a loop by hand, as `fit` of Keras fails with it on
 TensorFlow.
 
-Usage: KERAS_BACKEND=... python benchmarks/distribution.py [ROUNDS | exact | processes [ROUNDS]]
+With `bytes`: what each of four devices holds of a net of 1.9 million weights, and of Adam's state
+for them, after a step: on one device, with layers placed (TensorFlow), with weights split (JAX).
+
+Usage: KERAS_BACKEND=... python benchmarks/distribution.py
+    [ROUNDS | exact | bytes | processes [ROUNDS]]
 """
 
 import contextlib
@@ -28,7 +32,15 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_optkit.distribution import data_parallel, launch, multi_worker, split_cpu
+from keras_optkit.distribution import (
+    data_parallel,
+    launch,
+    memory_per_device,
+    model_parallel,
+    multi_worker,
+    place_layers,
+    split_cpu,
+)
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "distribution"))
 BATCH, STEPS, LIMIT = 64, 30, 60
@@ -209,9 +221,53 @@ def alone(name: str) -> None:
         print(f"fails: {type(error).__name__}")
 
 
+def text_net() -> keras.Model:
+    """An embedding, attention, a convolution and dense layers, compiled."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,), dtype="int32")
+    x = layers.Embedding(8192, 128, name="embedding")(inputs)
+    x = layers.MultiHeadAttention(4, 32, name="attention")(x, x)
+    x = layers.Conv1D(256, 3, activation="relu", name="conv")(x)
+    x = layers.Dense(1024, activation="relu", name="hidden")(layers.GlobalMaxPooling1D()(x))
+    model = keras.Model(inputs, layers.Dense(400, name="logits")(x))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def held_bytes() -> None:
+    """Prints the bytes that each device holds."""
+    split_cpu(4)
+    devices = [f"cpu:{i}" for i in range(4)]
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 8192, size=(32, 16)), rng.integers(0, 400, size=32)
+    models = {"one device": text_net()}
+    if keras.backend.backend() == "tensorflow":
+        for balance in ("parameters", "flops", "memory"):
+            models[f"place_layers, {balance}"] = model = text_net()
+            place_layers(model, devices, balance)
+    else:
+        for parts in (2, 4):
+            with model_parallel(4, parts).scope():
+                models[f"model_parallel, {parts} parts"] = text_net()
+    print(f"| variant | {' | '.join(devices)} | largest, of one device |\n|---{'|---' * 5}|")
+    whole = None
+    for name, model in models.items():
+        model.fit(x, y, verbose=0)
+        found = memory_per_device(model)
+        held = [found.get(device, {"weights": 0, "optimizer": 0}) for device in devices]
+        cells = [f"{each['weights']:,} + {each['optimizer']:,}" for each in held]
+        largest = max(sum(each.values()) for each in held)
+        whole = whole or largest
+        print(f"| {name} | {' | '.join(cells)} | {largest / whole:.3f} |")
+    print("\nBytes of weights + bytes of the optimizer's state.")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["exact"]:
         exact()
+    elif sys.argv[1:2] == ["bytes"]:
+        held_bytes()
     elif sys.argv[1:2] == ["alone"]:
         alone(sys.argv[2])
     elif sys.argv[1:2] == ["processes"]:

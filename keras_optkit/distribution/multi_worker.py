@@ -78,10 +78,10 @@ def multi_worker(
     if backend == "jax":
         from keras_optkit.distribution.jax_processes import JaxProcesses
 
-        return JaxProcesses(devices, synchronize_batch_norm, group, float(startup_timeout))
+        return JaxProcesses(devices, group, float(startup_timeout))
     from keras_optkit.distribution.torch_processes import TorchProcesses
 
-    return TorchProcesses(devices, synchronize_batch_norm, group, float(startup_timeout))
+    return TorchProcesses(devices, synchronize_batch_norm, group)
 
 
 def _meet(environment: Environment, timeout: float, backend: str) -> Processes:
