@@ -21,7 +21,7 @@ Keras' Distiller gets what it needs: a teacher and a student that end in logits,
 temperature and share.
 
 Usage: KERAS_BACKEND=tensorflow|jax|torch python benchmarks/distillation.py [speed] [accuracy]
-    [--data-dir FOLDER] [--rounds 8] [--seeds 3] [--budget 10] [--samples 20000 3000]
+    [--data-dir FOLDER] [--rounds 5] [--seeds 3] [--budget 8] [--samples 20000 3000]
 """
 
 import argparse
@@ -218,9 +218,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("parts", nargs="*", metavar="speed|accuracy")
     parser.add_argument("--data-dir", type=pathlib.Path)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=10.0)
+    parser.add_argument("--budget", type=float, default=8.0)
     parser.add_argument("--samples", type=int, nargs="+", default=[20_000, 3_000])
     parser.add_argument("--teacher-epochs", type=int, default=4)
     options = parser.parse_args()
