@@ -222,7 +222,7 @@ def main() -> None:
     """Runs the parts that are asked for; without any, `step` and `refresh`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="step|refresh|accuracy")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data-dir", help="TFDS' folder that holds fashion_mnist")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)

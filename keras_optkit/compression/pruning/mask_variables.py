@@ -1,5 +1,6 @@
 """The masks of one `fit`: variables of the compiled step, and how they are laid over kernels."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -62,20 +63,70 @@ class MaskVariables:
 
     def apply(self) -> None:
         """Makes the weights that are masked, and their moving averages, exact zeros."""
-        for i, pair in enumerate(zip(self._kernels, self._averages, strict=True)):
-            for variable in pair:
-                if variable is None:
-                    continue
+        self._apply(range(len(self._kernels)))
+
+    def _apply(self, indices: Sequence[int]) -> None:
+        for i in indices:
+            for variable in self._held(i):
                 if self._words:
                     _and(variable.value, self._variables[i].value)
                 else:
-                    weights = ops.convert_to_tensor(variable)
-                    # Not a product: that would leave -0.0, and NaN where a weight diverged.
-                    variable.assign(ops.where(self[i], weights, ops.zeros_like(weights)))
+                    variable.assign(_masked(ops.convert_to_tensor(variable), self[i]))
+
+    def refresh(self, indices: Sequence[int], due: Any, choose: Callable) -> None:
+        """Chooses some masks anew where that is due, and lays them over their kernels.
+
+        In a compiled step it costs nearly nothing where it is not due. The masks are laid over the
+        weights where these are updated, in one pass with that, and what chooses anew stands in a
+        loop of one round or none: XLA would copy what goes through a conditional.
+
+        Args:
+            indices: Which masks.
+            due: Scalar boolean tensor.
+            choose: A function from the list of the kernels' weights to that of their masks.
+        """
+        if self._words:
+            if due:
+                masks = choose([self._kernels[i].value for i in indices])
+                for i, mask in zip(indices, masks, strict=True):
+                    self.assign(i, mask)
+            self._apply(indices)
+            return
+        # The averages stand behind the kernels.
+        held = [(i, self._kernels[i]) for i in indices]
+        held += [(i, self._averages[i]) for i in indices if self._averages[i] is not None]
+        masks = {i: self[i] for i in indices}
+        weights = []
+        for i, variable in held:
+            # What is chosen from are the weights as they were updated, the masked ones too.
+            kept = ops.logical_or(masks[i], due)
+            weights.append(_masked(ops.convert_to_tensor(variable), kept))
+            variable.assign(weights[-1])
+
+        def renew(left, masks, weights):
+            chosen = dict(zip(indices, choose(weights[: len(indices)]), strict=True))
+            weights = [_masked(w, chosen[i]) for (i, _), w in zip(held, weights, strict=True)]
+            return ops.zeros_like(left), list(chosen.values()), weights
+
+        start = (due, list(masks.values()), weights)
+        _, masks, weights = ops.while_loop(lambda left, *_: left, renew, start)
+        for i, mask in zip(indices, masks, strict=True):
+            self.assign(i, mask)
+        for (_, variable), value in zip(held, weights, strict=True):
+            variable.assign(value)
+
+    def _held(self, index: int) -> list[keras.Variable]:
+        pair = (self._kernels[index], self._averages[index])
+        return [variable for variable in pair if variable is not None]
 
     def to_numpy(self) -> list[np.ndarray]:
         """Returns the masks as boolean arrays."""
         return [ops.convert_to_numpy(v).astype(bool) for v in self._variables]
+
+
+def _masked(weights: Any, mask: Any) -> Any:
+    # Not a product: that would leave -0.0, and NaN where a weight diverged.
+    return ops.where(mask, weights, ops.zeros_like(weights))
 
 
 def _word(kernel: keras.Variable) -> str:

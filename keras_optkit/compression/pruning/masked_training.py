@@ -18,7 +18,7 @@ class MaskedTraining(OptkitCallback):
     """Holds masks over kernels for one `fit`, inside the compiled step.
 
     A subclass checks and narrows the selected kernels in `_prepare`, which must not change the
-    model, and may choose new masks in `_refresh`, which runs in the step after every update.
+    model, and may choose new masks in `_update`, which runs in the step after every update.
 
     Args:
         select: See `Pruning`.
@@ -34,8 +34,9 @@ class MaskedTraining(OptkitCallback):
     def _prepare(self, kernels: list[keras.Variable]) -> list[keras.Variable]:
         raise NotImplementedError
 
-    def _refresh(self) -> None:
-        """Chooses masks anew where it is time."""
+    def _update(self) -> None:
+        """Lays the masks over the kernels."""
+        self._masks.apply()
 
     def _install(self, epoch, state):
         name = type(self).__name__
@@ -67,10 +68,6 @@ class MaskedTraining(OptkitCallback):
             )
         for i, mask in enumerate(masks):
             self._masks.assign(i, mask)
-
-    def _update(self) -> None:
-        self._refresh()
-        self._masks.apply()
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is None:

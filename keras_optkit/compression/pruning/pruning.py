@@ -154,40 +154,32 @@ class Pruning(MaskedTraining):
     def _check_scores(self, kernel: keras.Variable) -> None:
         if self.criterion == "magnitude":
             return
-        shape = getattr(self._scores(kernel), "shape", None)
+        shape = getattr(self.criterion(kernel), "shape", None)
         if shape is None or tuple(shape) != tuple(kernel.shape):
             raise ValueError(
                 f"`criterion` must return a score for each weight of '{kernel.path}', a tensor of "
                 f"shape {tuple(kernel.shape)}. Received: shape={shape}"
             )
 
-    def _scores(self, kernel: keras.Variable) -> Any:
-        if self.criterion == "magnitude":
-            return ops.abs(ops.convert_to_tensor(kernel))
-        return self.criterion(kernel)
+    def _scores(self, kernel: keras.Variable, weights: Any) -> Any:
+        return ops.abs(weights) if self.criterion == "magnitude" else self.criterion(kernel)
 
-    def _refresh(self) -> None:
-        """Chooses the masks anew where a schedule says so."""
+    def _update(self) -> None:
+        """Chooses the masks anew where a schedule says so, and lays them over the kernels."""
         # Eager torch pays for each operation on a scalar, so there the step is a Python number.
         eager = keras.backend.backend() == "torch"
         made = iterations(self._optimizer) if eager else update_count(self._optimizer)
         step = made - self._start
         for group in self._groups:
             due = self._schedules[group[0]].prunes_at(step)
-            if eager:
-                masks = self._choose(group, step) if due else []
-            else:
-                masks = ops.cond(
-                    due,
-                    lambda group=group: self._choose(group, step),
-                    lambda group=group: [self._masks[i] for i in group],
-                )
-            for i, mask in zip(group, masks, strict=not eager):
-                self._masks.assign(i, mask)
+            self._masks.refresh(
+                group, due, lambda weights, group=group: self._choose(group, weights, step)
+            )
 
-    def _choose(self, group: list[int], step: Any) -> list[Any]:
+    def _choose(self, group: list[int], weights: list[Any], step: Any) -> list[Any]:
+        kernels = [self._kernels[i] for i in group]
         return self.structure.choose(
-            [self._scores(self._kernels[i]) for i in group],
+            [self._scores(kernel, w) for kernel, w in zip(kernels, weights, strict=True)],
             [self._schedules[i].sparsity(step) for i in group],
             [self._axes[i] for i in group],
             self.scope,
