@@ -197,7 +197,7 @@ def draw(found, best, budget):
         axes.tick_params(labelsize=16)
         axes.grid(alpha=0.3, axis="y")
     panels[0].set_ylabel("test accuracy, %", fontsize=18)
-    panels[0].legend(fontsize=16)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right", fontsize=16)
     title = f"A small student on Fashion-MNIST, {budget:g} s each; line: mean of the seeds"
     figure.suptitle(title, fontsize=18)
     figure.savefig(HERE / "distillation_accuracy.png", dpi=100)
