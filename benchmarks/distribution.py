@@ -121,7 +121,6 @@ def by_hand_in_processes(distribution) -> Callable[[np.ndarray, np.ndarray], Non
         model = conv_net()
         loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         metrics = [keras.metrics.Mean(), keras.metrics.SparseCategoricalAccuracy()]
-    with strategy.scope():
         model.optimizer.build(model.trainable_variables)
 
     def step(x, y):

@@ -54,7 +54,10 @@ class JaxProcesses(Sharded):
             # `fit` calls `evaluate`.
             yield
             return
+        from keras.src.backend.jax import distribution_lib
+
         step = functools.partial(self._predict_step, model.predict_step)
+        put = functools.partial(self._put, distribution_lib.distribute_tensor)
         self._running.add(id(model))
         try:
             with (
@@ -62,6 +65,7 @@ class JaxProcesses(Sharded):
                 super().running(model, method, arguments),
                 one_training(model, self.group, method, arguments),
                 replaced(model, predict_step=step),
+                replaced(distribution_lib, distribute_tensor=put),
             ):
                 yield
         finally:
@@ -71,6 +75,16 @@ class JaxProcesses(Sharded):
         """Returns a batch, which every process has, on the devices of all of them."""
         batch = np.asarray(batch)
         return jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__)
+
+    def _put(self, own: Callable, tensor: Any, layout: Any) -> Any:
+        """Stands in for Keras', by which JAX asks the others whether they put the same.
+
+        What the chief does alone, such as saving, makes variables that the others do not.
+        """
+        local = isinstance(tensor, jax.Array) and not isinstance(tensor, jax.core.Tracer)
+        if isinstance(tensor, np.ndarray) or (local and len(tensor.sharding.device_set) == 1):
+            return self.place(tensor, getattr(layout, "backend_layout", layout))
+        return own(tensor, layout)
 
     def _predict_step(self, own: Callable, *args) -> Any:
         """Stands in for a step whose outputs every process gets whole."""

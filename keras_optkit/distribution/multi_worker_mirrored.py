@@ -49,8 +49,8 @@ class MultiWorkerMirrored(Mirrored):
         names = resolve_devices(devices)
         if names != list_devices():
             raise ValueError(
-                "`MultiWorkerMirroredStrategy` uses all devices that a process sees; choose them by "
-                f"CUDA_VISIBLE_DEVICES, which is -1 for the CPU. Received: devices={devices!r}, "
+                "`MultiWorkerMirroredStrategy` uses all devices that a process sees; choose them "
+                f"by CUDA_VISIBLE_DEVICES, which is -1 for the CPU. Received: devices={devices!r}, "
                 f"where there are {list_devices()}"
             )
         # Of the parts of a CPU that was split, it uses the first.

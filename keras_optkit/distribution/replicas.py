@@ -96,7 +96,8 @@ class _OneByOne:
 
     def __iter__(self) -> Iterator[Any]:
         taken = 0
-        for taken, batch in enumerate(self._dataset, 1):
+        for batch in self._dataset:
+            taken += 1
             yield batch
         if taken % self._steps == 0:
             # An execution without any batch is the end of the epoch.

@@ -69,7 +69,7 @@ def check_exactness():
 
 def all_methods(scope):
     model = compiled(scope, metrics=["mae"])
-    results = [model.train_on_batch(X[:5], Y[:5]), model.test_on_batch(X[:3], Y[:3])]
+    results = [model.train_on_batch(X[:6], Y[:6]), model.test_on_batch(X[:3], Y[:3])]
     results += [model.evaluate(X[:21], Y[:21], batch_size=10, verbose=0)]
     results += [model.predict(X[:21], batch_size=10, verbose=0), model.predict_on_batch(X[:1])]
     return [np.asarray(result) for result in results]

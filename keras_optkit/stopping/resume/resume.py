@@ -66,7 +66,7 @@ class Resume(keras.callbacks.Callback):
     those that a `PyDataset` draws while it makes an item. Without `keras.utils.set_random_seed`,
     Keras on TensorFlow shuffles arrays in such an order.
 
-    Of several processes that train together, the chief saves and reads, and all of them go on there.
+    Of several processes that train together, the chief saves and reads, and all go on there.
 
     Args:
         directory: String or path, where the state is kept; one directory for each training. It is
