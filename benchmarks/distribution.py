@@ -8,20 +8,39 @@ With `exact`: each case of tests/distribution on four devices, by `data_parallel
 alone; the largest difference to one device of loss, metrics, weights and outputs, relative to the
 largest number of each array. The engine alone runs in a process for each case, as it may hang.
 
-Usage: KERAS_BACKEND=tensorflow|jax python benchmarks/distribution.py [ROUNDS | exact]
+With `processes`: images per second of the same net in one process, and in two that share the
+cores, by `multi_worker` and by the engine in a loop by hand, as `fit` of Keras fails with it on
+TensorFlow.
+
+With `bytes`: what each of four devices holds of a net of 1.9 million weights, and of Adam's state
+for them, after a step: on one device, with layers placed (TensorFlow), with weights split (JAX).
+
+Usage: KERAS_BACKEND=... python benchmarks/distribution.py
+    [ROUNDS | exact | bytes | processes [ROUNDS]]
 """
 
 import contextlib
+import json
 import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from keras_optkit.distribution import data_parallel, split_cpu
+from keras_optkit.distribution import (
+    data_parallel,
+    launch,
+    memory_per_device,
+    model_parallel,
+    multi_worker,
+    place_layers,
+    split_cpu,
+)
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "distribution"))
 BATCH, STEPS, LIMIT = 64, 30, 60
@@ -52,12 +71,17 @@ def conv_net() -> keras.Model:
     return model
 
 
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """An epoch of random images and their classes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(BATCH * STEPS, 32, 32, 3)).astype("float32")
+    return x, rng.integers(0, 10, size=len(x))
+
+
 def speed(rounds: int) -> None:
     """Prints images per second."""
     split_cpu(2)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(BATCH * STEPS, 32, 32, 3)).astype("float32")
-    y = rng.integers(0, 10, size=len(x))
+    x, y = images()
     scopes = {
         "one device": contextlib.nullcontext,
         "2 devices, by hand": lambda: by_hand(2),
@@ -80,6 +104,87 @@ def speed(rounds: int) -> None:
     print("| variant | images per second | of the engine by hand |\n|---|---|---|")
     for name, rate in rates.items():
         print(f"| {name} | {rate:,.0f} | {rate / rates['2 devices, by hand']:.3f} |")
+
+
+def by_hand_in_processes(distribution) -> Callable[[np.ndarray, np.ndarray], None] | None:
+    """Returns an epoch by the engine alone, `None` where there is none to compare with.
+
+    Args:
+        distribution: Ours, whose connection it shares, as a process can start one only.
+    """
+    if keras.backend.backend() != "tensorflow" or distribution.num_processes == 1:
+        return None
+    import tensorflow as tf
+
+    strategy = distribution.strategy
+    with strategy.scope():
+        model = conv_net()
+        loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        metrics = [keras.metrics.Mean(), keras.metrics.SparseCategoricalAccuracy()]
+        model.optimizer.build(model.trainable_variables)
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = loss_of(y, outputs) / strategy.num_replicas_in_sync
+        variables = model.trainable_variables
+        model.optimizer.apply(tape.gradient(loss, variables), variables)
+        metrics[0].update_state(loss)
+        metrics[1].update_state(y, outputs)
+
+    run = tf.function(lambda x, y: strategy.run(step, (x, y)))
+
+    def epoch(x, y):
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(BATCH)
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        for batch in strategy.experimental_distribute_dataset(dataset.with_options(options)):
+            run(*batch)
+        for metric in metrics:
+            metric.result().numpy()
+            metric.reset_state()
+
+    return epoch
+
+
+def worker(rounds: int, path: str) -> None:
+    """Measures the variants in one of the processes; the chief writes the medians down."""
+    distribution = multi_worker()
+    x, y = images()
+    with distribution.scope():
+        model = conv_net()
+    variants = {"multi_worker": lambda x, y: model.fit(x, y, batch_size=BATCH, verbose=0)}
+    hand = by_hand_in_processes(distribution)
+    if hand is not None:
+        variants["by hand"] = hand
+    seconds = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, epoch in variants.items():
+            start = time.perf_counter()
+            epoch(x, y)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    if distribution.is_chief:
+        rates = {name: len(x) / statistics.median(each) for name, each in seconds.items()}
+        pathlib.Path(path).write_text(json.dumps(rates))
+
+
+def processes(rounds: int) -> None:
+    """Prints images per second in one process and in two."""
+    print("| processes | variant | images per second | of the engine by hand |\n|---|---|---|---|")
+    for count in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/rates.json"
+            with contextlib.redirect_stdout(sys.stderr):
+                code = launch([__file__, "worker", str(rounds), path], count)
+            if code:
+                raise SystemExit(code)
+            rates = json.loads(pathlib.Path(path).read_text())
+        for name, rate in rates.items():
+            share = f"{rate / rates['by hand']:.3f}" if "by hand" in rates else "-"
+            print(f"| {count} | {name} | {rate:,.0f} | {share} |", flush=True)
 
 
 def exact() -> None:
@@ -116,10 +221,58 @@ def alone(name: str) -> None:
         print(f"fails: {type(error).__name__}")
 
 
+def text_net() -> keras.Model:
+    """An embedding, attention, a convolution and dense layers, compiled."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,), dtype="int32")
+    x = layers.Embedding(8192, 128, name="embedding")(inputs)
+    x = layers.MultiHeadAttention(4, 32, name="attention")(x, x)
+    x = layers.Conv1D(256, 3, activation="relu", name="conv")(x)
+    x = layers.Dense(1024, activation="relu", name="hidden")(layers.GlobalMaxPooling1D()(x))
+    model = keras.Model(inputs, layers.Dense(400, name="logits")(x))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def held_bytes() -> None:
+    """Prints the bytes that each device holds."""
+    split_cpu(4)
+    devices = [f"cpu:{i}" for i in range(4)]
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 8192, size=(32, 16)), rng.integers(0, 400, size=32)
+    models = {"one device": text_net()}
+    if keras.backend.backend() == "tensorflow":
+        for balance in ("parameters", "flops", "memory"):
+            models[f"place_layers, {balance}"] = model = text_net()
+            place_layers(model, devices, balance)
+    else:
+        for parts in (2, 4):
+            with model_parallel(4, parts).scope():
+                models[f"model_parallel, {parts} parts"] = text_net()
+    print(f"| variant | {' | '.join(devices)} | largest, of one device |\n|---{'|---' * 5}|")
+    whole = None
+    for name, model in models.items():
+        model.fit(x, y, verbose=0)
+        found = memory_per_device(model)
+        held = [found.get(device, {"weights": 0, "optimizer": 0}) for device in devices]
+        cells = [f"{each['weights']:,} + {each['optimizer']:,}" for each in held]
+        largest = max(sum(each.values()) for each in held)
+        whole = whole or largest
+        print(f"| {name} | {' | '.join(cells)} | {largest / whole:.3f} |")
+    print("\nBytes of weights + bytes of the optimizer's state.")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["exact"]:
         exact()
+    elif sys.argv[1:2] == ["bytes"]:
+        held_bytes()
     elif sys.argv[1:2] == ["alone"]:
         alone(sys.argv[2])
+    elif sys.argv[1:2] == ["processes"]:
+        processes(int(sys.argv[2]) if sys.argv[2:] else 10)
+    elif sys.argv[1:2] == ["worker"]:
+        worker(int(sys.argv[2]), sys.argv[3])
     else:
         speed(int(sys.argv[1]) if sys.argv[1:] else 10)

@@ -34,16 +34,30 @@ RUNS = [
     ),
     ("Distillation: accuracy", "tensorflow", "distillation.py accuracy --data-dir DATA"),
     ("Channel pruning: exactness", "tensorflow", "channel_exactness.py"),
-    ("Channel pruning: accuracy", "tensorflow", "channel_pruning.py --data-dir DATA"),
+    ("Channel pruning: accuracy", "tensorflow", "channel_pruning.py --seeds 1 --data-dir DATA"),
+    ("Channel pruning: latency", "tensorflow", "channel_latency.py --data-dir DATA"),
     ("Export: norms folded first", "tensorflow", "export_fold.py"),
     ("Export: sparse files", "tensorflow", "export_sparse.py"),
     ("Tuning: seconds a suggestion", "tensorflow", "tuning.py suggestions"),
-    ("Tuning: test functions", "tensorflow", "tuning.py functions --seeds 20 --peer-seeds 4"),
+    (
+        "Tuning: test functions",
+        "tensorflow",
+        "tuning.py functions --seeds 20 --peer-seeds 4 --keep outputs/peers.json",
+    ),
     ("Tuning: epochs saved", "tensorflow", "tuning_pruning.py --data-dir DATA"),
     *(
         (f"Distribution: {what}, {name}", name, f"distribution.py{part}")
-        for what, part in (("images per second", ""), ("exactness", " exact"))
+        for what, part in (
+            ("images per second", ""),
+            ("exactness", " exact"),
+            ("bytes per device", " bytes"),
+        )
         for name in ("tensorflow", "jax")
+    ),
+    (
+        "Distribution: images per second in processes, tensorflow",
+        "tensorflow",
+        "distribution.py processes",
     ),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("What Resume costs", "tensorflow", "resume_kill.py --cost"),
@@ -72,8 +86,6 @@ def main() -> None:
     parser.add_argument("--data-dir", help="the folder of TFDS that holds fashion_mnist")
     args = parser.parse_args()
     path = HERE / "RESULTS.md"
-    parts = re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:] if path.exists() else []
-    sections = {part.split("\n", 1)[0]: f"## {part.strip()}" for part in parts}
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     head = [
         "# Results",
@@ -87,6 +99,9 @@ def main() -> None:
             continue
         print(f"{title} ...", flush=True)
         found = measure(backend, script, args.data_dir)
+        # Another run may have written since.
+        parts = re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:] if path.exists() else []
+        sections = {part.split("\n", 1)[0]: f"## {part.strip()}" for part in parts}
         sections[title] = f"## {title}\n\n`{command}`\n\n```\n{found}\n```"
         ordered = [sections[title] for title, _, _ in RUNS if title in sections]
         path.write_text("\n\n".join(head + ordered) + "\n")

@@ -2,13 +2,16 @@
 
 `suggestions`: seconds until the next trial is known, by the number of trials so far, 6 parameters.
 `functions`: how far from the minimum of a test function a search is after a number of trials.
-KerasTuner takes about a second for each suggestion: `--peer-seeds` is for it alone.
+KerasTuner takes about a second for each suggestion: `--peer-seeds` is for it alone, and with
+`--keep FILE` its searches are written to a file as they end, and are not repeated.
 
 Usage: python benchmarks/tuning.py suggestions
-       python benchmarks/tuning.py functions [--seeds 20] [--peer-seeds 5] [--trials 50]
+       python benchmarks/tuning.py functions [--seeds 20] [--peer-seeds 5] [--keep FILE]
 """
 
 import argparse
+import importlib.metadata
+import json
 import multiprocessing
 import os
 import pathlib
@@ -75,11 +78,15 @@ def functions(args):
         for name in FUNCTIONS
         for seed in range(count)
     ]
+    found = kept_searches(args.keep)
     # The slow ones first, so that no process is left alone with them.
-    tasks.sort(key=lambda task: task[0] != "KerasTuner")
+    left = sorted((t for t in tasks if t not in found), key=lambda task: task[0] != "KerasTuner")
     context = multiprocessing.get_context("spawn")
     with context.Pool(args.processes) as pool:
-        found = dict(zip(tasks, pool.map(search, tasks, chunksize=1), strict=True))
+        for task, curve in zip(left, pool.imap(search, left), strict=True):
+            found[task] = curve
+            if args.keep and task[0] == "KerasTuner":
+                keep_search(args.keep, task, curve)
     after = sorted({args.trials // 2, args.trials})
     print(f"Distance to the minimum after {' and '.join(map(str, after))} trials: median, mean")
     for name, (_, _, minimum) in FUNCTIONS.items():
@@ -93,6 +100,24 @@ def functions(args):
             print(f"  {method:<12} {'   '.join(cells)}   ({count} seeds)")
 
 
+def kept_searches(path):
+    """Returns the searches by KerasTuner's present version that a file holds."""
+    if path is None or not path.exists():
+        return {}
+    version = importlib.metadata.version("keras-tuner")
+    entries = map(json.loads, path.read_text().splitlines())
+    return {tuple(e["task"]): np.array(e["best"]) for e in entries if e["version"] == version}
+
+
+def keep_search(path, task, curve):
+    """Adds a search to a file."""
+    version = importlib.metadata.version("keras-tuner")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        entry = {"task": task, "version": version, "best": [float(value) for value in curve]}
+        file.write(json.dumps(entry) + "\n")
+
+
 def main():
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -102,6 +127,7 @@ def main():
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--keep", type=pathlib.Path, help="a file of KerasTuner's searches")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     {"suggestions": suggestions, "functions": functions}[args.what](args)

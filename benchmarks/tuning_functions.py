@@ -69,7 +69,12 @@ def make_oracle(method, bounds, seed, folder):
     arguments = {"alpha": None, "beta": None} if method == "ours" else {}
     objective = keras_tuner.Objective("y", "min")
     oracle = kinds[method](
-        objective=objective, max_trials=None, hyperparameters=hp, seed=seed + 1, **arguments
+        objective=objective,
+        max_trials=None,
+        hyperparameters=hp,
+        # KerasTuner adds 1 with each draw: near seeds would give the same points.
+        seed=10_000 * seed + 1,
+        **arguments,
     )
     oracle._set_project_dir(folder, method)
     oracle.verbose = 0

@@ -8,6 +8,7 @@ import pytest
 
 from keras_optkit.callbacks import (
     EarlyStopping,
+    GroupSparsity,
     LearningRate,
     Pruning,
     ReduceOnPlateau,
@@ -17,8 +18,11 @@ from keras_optkit.callbacks import (
     WeightAveraging,
 )
 from keras_optkit.distillation import Distiller, SquaredLogits
-from keras_optkit.pruning import PolynomialDecay
+from keras_optkit.distribution import memory_per_device, place_layers
+from keras_optkit.export import to_litert
+from keras_optkit.pruning import PolynomialDecay, prune_channels
 from keras_optkit.schedules import OneCycle
+from keras_optkit.tuning import OptkitHyperModel, RandomSearch
 
 L = keras.layers
 BATCH, STEPS = 8, 8
@@ -75,6 +79,15 @@ def test_a_functional_model_with_two_inputs():
     model = two_inputs()
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     check(model, *arrays("left", "right"), batch_size=BATCH)
+
+
+@pytest.mark.backends("tensorflow")
+def test_layers_on_two_devices():
+    model = two_inputs()
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], steps_per_execution=2)
+    place_layers(model, ["cpu:0", "cpu:1"])
+    check(model, *arrays("left", "right"), batch_size=BATCH)
+    assert set(memory_per_device(model)) == {"cpu:0", "cpu:1"}
 
 
 def test_a_subclassed_model_that_was_called_once():
@@ -209,3 +222,73 @@ def test_a_distiller_of_a_subclassed_student():
     steps = 1 if keras.backend.backend() == "torch" else 4
     model.compile("adam", "binary_crossentropy", steps_per_execution=steps)
     check(model, x, y, batch_size=BATCH)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_channels_leave_a_model_with_two_inputs_and_a_step_of_its_own(tmp_path):
+    """Pulled on data of unknown length, removed, taught by the original, and exported."""
+    import tensorflow as tf
+
+    class Own(keras.Model):
+        def train_step(self, *args, **kwargs):
+            self.stepped = True
+            return super().train_step(*args, **kwargs)
+
+    x, y = arrays("left", "right")
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: True).batch(BATCH)
+    graph = two_inputs()
+    model = Own(graph.inputs, graph.outputs)
+    steps = 1 if keras.backend.backend() == "torch" else 4
+    model.compile("adam", "binary_crossentropy", steps_per_execution=steps)
+    pull = GroupSparsity(0.1, duration="8step")
+    history = model.fit(dataset, epochs=2, verbose=0, callbacks=[pull]).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert model.stepped
+    small = prune_channels(model, 0.6, "taylor", data=dataset)
+    assert type(small) is Own
+    assert small.count_params() <= 0.6 * model.count_params()
+    # A student must not have a step of its own: the Distiller has one.
+    student = keras.Model(small.inputs, small.outputs)
+    distiller = Distiller(student, model, SquaredLogits())
+    distiller.compile("adam", "binary_crossentropy")
+    history = distiller.fit(dataset, epochs=3, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    if keras.backend.backend() == "tensorflow":
+        # Elsewhere a child process converts, which takes ten seconds.
+        file = to_litert(small, tmp_path / "small.tflite", representative_data=dataset)
+        want = small.predict(x, verbose=0)
+        np.testing.assert_allclose(file.predict(x), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["two inputs in half precision", "subclassed, unknown length"])
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_a_search(kind, tmp_path):
+    def build():
+        keras.config.set_dtype_policy("mixed_bfloat16" if "half" in kind else "float32")
+        try:
+            model = two_inputs() if "two" in kind else Subclassed()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        steps = 1 if keras.backend.backend() == "torch" else 4
+        model.compile("adam", "binary_crossentropy", steps_per_execution=steps)
+        return model
+
+    if "two" in kind:
+        x, y = arrays("left", "right")
+        data = {"x": x, "y": y, "batch_size": BATCH}
+    else:
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.from_tensor_slices(arrays("x")).filter(lambda *_: True)
+        data = {"x": dataset.batch(BATCH)}
+    space = {"learning_rate": (1e-3, 1e-1), "weight_decay": True}
+    tuner = RandomSearch(
+        OptkitHyperModel(build, space), "loss", max_trials=2, directory=str(tmp_path), seed=0
+    )
+    tuner.search(**data, epochs=2, verbose=0)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"] * 2
+    (model,) = tuner.get_best_models()
+    x, y = arrays("left", "right") if "two" in kind else arrays("x")
+    found = model.evaluate(x, y, verbose=0)
+    assert found < 0.75 and model.compute_dtype == ("bfloat16" if "half" in kind else "float32")

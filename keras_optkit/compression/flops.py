@@ -58,12 +58,40 @@ def count_flops(model: keras.Model, input_shapes: Any = None) -> int:
     >>> count_flops(model)
     64
     """
-    inputs = _inputs(model, input_shapes)
+    return _count(model, input_shapes)[0]
+
+
+def flops_by_operation(model: keras.Model, input_shapes: Any = None) -> dict[int, int]:
+    """Returns the floating-point operations of each layer of a model, as `count_flops` has them.
+
+    Args:
+        model: A built Sequential or Functional model. It is not changed.
+        input_shapes: As in `count_flops`.
+
+    Returns:
+        A dictionary from `id(layer)` to the operations of all its calls, for one sample. It has
+        nested models, the layers in them, and operations that are no layers, such as `x @ y`.
+
+    Raises:
+        ValueError: As `count_flops` does.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> flops_by_operation(model)[id(model.layers[0])]
+    64
+    """
+    return _count(model, input_shapes)[1]
+
+
+def _count(model: keras.Model, input_shapes: Any) -> tuple[int, dict[int, int]]:
+    inputs = sized_inputs(model, input_shapes)
     counter = _Counter()
     with _called_by(model, counter.call), keras.StatelessScope():
         flops, _ = counter.count(model, (pack_inputs(model, inputs),), {"training": False})
     # A model with a fixed batch size is counted with it.
-    return flops // inputs[0].shape[0]
+    batch = inputs[0].shape[0]
+    return flops // batch, {key: each // batch for key, each in counter.by_operation.items()}
 
 
 class _Counter:
@@ -72,6 +100,7 @@ class _Counter:
     def __init__(self):
         # By the id of the first tensor that a call returned, which is held: what was counted.
         self._calls: dict[int, tuple[keras.KerasTensor, int]] = {}
+        self.by_operation: dict[int, int] = {}
         self._error: ValueError | None = None
 
     def call(self, layer: keras.layers.Layer, args: tuple, kwargs: dict) -> Any:
@@ -79,7 +108,11 @@ class _Counter:
         flops, outputs = self.count(layer, args, kwargs)
         first = _first(outputs)
         self._calls[id(first)] = (first, flops)
+        self._note(layer, flops)
         return outputs
+
+    def _note(self, operation: keras.Operation, flops: int) -> None:
+        self.by_operation[id(operation)] = self.by_operation.get(id(operation), 0) + flops
 
     def count(self, layer: keras.layers.Layer, args: tuple, kwargs: dict) -> tuple[int, Any]:
         """Returns the operations of one call, and symbolic tensors of what it returns."""
@@ -136,7 +169,9 @@ class _Counter:
         if kind not in _RULES:
             return 0
         tensors = [x for x in keras.tree.flatten((args, kwargs)) if hasattr(x, "shape")]
-        return _RULES[kind](operation, [tuple(x.shape) for x in tensors], node.outputs[0])
+        flops = _RULES[kind](operation, [tuple(x.shape) for x in tensors], node.outputs[0])
+        self._note(operation, flops)
+        return flops
 
 
 def _not_counted(layer: keras.layers.Layer, error: Exception) -> ValueError:
@@ -274,8 +309,16 @@ _RULES: Mapping[str, Callable[[Any, list[tuple], Any], int]] = {
 }
 
 
-def _inputs(model: keras.Model, shapes: Any) -> list[keras.KerasTensor]:
-    """Returns symbolic inputs of which all sizes are known."""
+def sized_inputs(model: keras.Model, shapes: Any = None) -> list[keras.KerasTensor]:
+    """Returns symbolic inputs of a model of which all sizes are known, for a batch of one sample.
+
+    Args:
+        model: A built Sequential or Functional model.
+        shapes: As `input_shapes` of `count_flops`.
+
+    Raises:
+        ValueError: If a size is not known, or the shapes are not those of the inputs.
+    """
     Graph(model)  # A model that is not built or subclassed is told.
     specs = input_specs(model)
     names = [spec.name for spec in specs]
@@ -300,8 +343,8 @@ def _inputs(model: keras.Model, shapes: Any) -> list[keras.KerasTensor]:
         shape = tuple(shape)
         if None in shape:
             raise ValueError(
-                "FLOPs depend on the inputs' sizes. Give them as `input_shapes`, without the "
-                f"batch. Received: input '{spec.name}' of shape {spec.shape}"
+                "What is counted depends on the inputs' sizes. Give them as `input_shapes`, "
+                f"without the batch. Received: input '{spec.name}' of shape {spec.shape}"
             )
         if len(shape) != len(spec.shape) - 1 or any(
             want not in (None, got) for want, got in zip(spec.shape[1:], shape, strict=True)

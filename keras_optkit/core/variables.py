@@ -20,12 +20,15 @@ def read(variable: keras.Variable) -> Any:
 
 
 def write(variable: keras.Variable, value: Any) -> None:
-    """Gives a variable a value that `read` returned."""
+    """Gives a variable a value that `read` returned, where there may have been other replicas."""
     copies = _replicas(variable)
+    values = value if isinstance(value, list) else [value]
     if copies is None:
-        variable.assign(value)
+        variable.assign(values[0])
         return
-    for copy, own in zip(copies, value, strict=True):
+    if len(values) != len(copies):
+        values = values[:1] * len(copies)
+    for copy, own in zip(copies, values, strict=True):
         copy.assign(own)
 
 

@@ -35,17 +35,19 @@ def list_devices(kind: str | None = None) -> list[str]:
     return []
 
 
-def resolve_devices(devices: int | Sequence[str] | None) -> list[str]:
-    """Returns the names of devices that a user asks for, all of them there and of one kind.
+def resolve_devices(devices: int | Sequence[str] | None, of_one_kind: bool = True) -> list[str]:
+    """Returns the names of devices that a user asks for, all of them there.
 
     Args:
         devices: `None` for all devices of the fastest kind, the number of them, or their names.
+        of_one_kind: Boolean, whether devices of several kinds are refused.
 
     Returns:
         A list of strings such as `"gpu:1"`.
 
     Raises:
-        ValueError: If a device does not exist, is named twice, or they are of several kinds.
+        ValueError: If a device does not exist or is named twice, or they are of several kinds where
+            they must not be.
     """
     if devices is None:
         return list_devices()
@@ -65,7 +67,7 @@ def resolve_devices(devices: int | Sequence[str] | None) -> list[str]:
     names = [_existing(name, devices) for name in devices]
     if len(set(names)) < len(names):
         raise ValueError(f"A device can be used once only. Received: devices={list(devices)}")
-    if len({name.split(":")[0] for name in names}) > 1:
+    if of_one_kind and len({name.split(":")[0] for name in names}) > 1:
         raise ValueError(
             "All devices must be of one kind, as the slowest would set the pace. "
             f"Received: devices={list(devices)}"
@@ -116,11 +118,25 @@ def split_cpu(count: int) -> None:
         )
 
 
-def _existing(name: str, devices: Sequence[str]) -> str:
+def short_name(name: str) -> str:
+    """Returns what this package calls a device that a backend names.
+
+    Args:
+        name: String, such as `"/job:localhost/replica:0/task:0/device:GPU:1"` or `"cuda"`.
+
+    Example:
+
+    >>> short_name("/device:GPU:1")
+    'gpu:1'
+    """
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     kind, number = match.groups() if match else (None, None)
     kind = "gpu" if kind and kind.lower() == "cuda" else (kind or "").lower()
-    short = f"{kind}:{number or 0}"
+    return f"{kind}:{number or 0}"
+
+
+def _existing(name: str, devices: Sequence[str]) -> str:
+    short = short_name(name)
     there = [each for one in ("tpu", "gpu", "cpu") for each in list_devices(one)]
     if short not in there:
         raise ValueError(
@@ -140,7 +156,9 @@ def _count(kind: str) -> int:
     backend = keras.backend.backend()
     if backend == "tensorflow":
         tf = sys.modules["tensorflow"]
-        return len(tf.config.list_logical_devices(kind.upper()))
+        # With other processes, theirs are in the list, too, by the names of their tasks.
+        names = [device.name for device in tf.config.list_logical_devices(kind.upper())]
+        return len({name.rpartition("/")[2] for name in names})
     if backend == "jax":
         import jax
 

@@ -9,16 +9,19 @@ from typing import Any
 import keras
 
 from keras_optkit.core.checks import check_count
+from keras_optkit.core.processes import Processes
 
 
 class Distribution:
-    """Where a model trains. `auto` and `data_parallel` make it.
+    """Where a model trains. `auto`, `data_parallel` and `multi_worker` make it.
 
     On one device it changes nothing, so that code needs no branch. On several, each takes a part
     of every batch, and loss, metrics and weights are those of one device that has the whole batch.
 
     Args:
-        devices: List of strings such as `"gpu:0"`, what it trains on.
+        devices: List of strings such as `"gpu:0"`, what it trains on in this process.
+        group: The `Processes` that train together, each on as many devices. `None` is this one
+            alone.
 
     Example:
 
@@ -35,18 +38,29 @@ class Distribution:
 
     engine = "none, as one device needs none"
 
-    def __init__(self, devices: Sequence[str]):
+    def __init__(self, devices: Sequence[str], group: Processes | None = None):
         self.devices = list(devices)
+        self.group = Processes() if group is None else group
 
     @property
     def num_devices(self) -> int:
-        """How many devices share a batch."""
-        return len(self.devices)
+        """How many devices share a batch, in all processes together."""
+        return len(self.devices) * self.num_processes
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes train together."""
+        return self.group.count
+
+    @property
+    def process_index(self) -> int:
+        """Which of the processes this one is, counted from 0."""
+        return self.group.index
 
     @property
     def is_chief(self) -> bool:
         """Whether this process is the one that writes files. One process alone is."""
-        return True
+        return self.group.is_chief
 
     def scope(self) -> contextlib.AbstractContextManager["Distribution"]:
         """Returns the context in which the model is built and compiled.
@@ -106,9 +120,14 @@ class Distribution:
     def describe(self) -> str:
         """Returns a few lines on the devices and on what shares the work."""
         plural = "" if self.num_devices == 1 else "s"
-        return (
-            f"{self.num_devices} device{plural}: {', '.join(self.devices)}\nEngine: {self.engine}"
-        )
+        devices = f"{self.num_devices} device{plural}: {', '.join(self.devices)}"
+        if self.num_processes > 1:
+            chief = ", the chief" if self.is_chief else ""
+            devices += (
+                f" in each of {self.num_processes} processes\n"
+                f"This process: {self.process_index}{chief}"
+            )
+        return f"{devices}\nEngine: {self.engine}"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} devices={self.devices}>"

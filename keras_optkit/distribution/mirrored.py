@@ -1,6 +1,7 @@
 """Data parallelism on TensorFlow, by `tf.distribute.MirroredStrategy`."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from keras_optkit.distribution import preflight
 from keras_optkit.distribution.distribution import Distribution
 from keras_optkit.distribution.placed_model import placing
+from keras_optkit.distribution.replaced import replaced
 from keras_optkit.distribution.replicas import exact_replicas
 
 
@@ -23,6 +25,9 @@ class Mirrored(Distribution):
     Raises:
         RuntimeError: If another `tf.distribute` strategy is in scope.
     """
+
+    # Whether the engine fails in the loop that `steps_per_execution` makes.
+    _step_by_step = False
 
     def __init__(self, devices: Sequence[str], synchronize_batch_norm: bool = False):
         super().__init__(devices)
@@ -64,10 +69,28 @@ class Mirrored(Distribution):
             self.check_placed(model)
             preflight.check_settings(model)
             preflight.check_large_enough(preflight.batch_size(arguments), self.num_devices)
-        with exact_replicas(model, self.strategy, self.synchronize_batch_norm):
+        norm = self.synchronize_batch_norm
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(exact_replicas(model, self.strategy, norm, self._step_by_step))
+            if method in ("train_on_batch", "test_on_batch"):
+                stack.enter_context(_logs_of_all(model))
             yield
 
     def check_placed(self, model: keras.Model) -> None:
         """Raises if the optimizer or a metric of a model was not made in the scope."""
         preflight.check_optimizer(model, lambda one: one._distribution_strategy is self.strategy)
         preflight.check_metrics(model, lambda v: getattr(v.value, "values", None) is not None)
+
+
+def _logs_of_all(model: keras.Model) -> contextlib.AbstractContextManager[None]:
+    """Lets `train_on_batch` and `test_on_batch` return the metrics of all replicas.
+
+    Keras returns the mean of what each replica has, whose parts of the batch may differ in size.
+    """
+    trainer = sys.modules["keras.src.backend.tensorflow.trainer"]
+    own = trainer.pythonify_logs
+
+    def pythonify_logs(logs):
+        return own(model._get_metrics_result_or_logs(logs))
+
+    return replaced(trainer, pythonify_logs=pythonify_logs)

@@ -19,8 +19,10 @@ def model_parallel(
     """Returns a distribution that splits the weights of a model, for one too large for a device.
 
     Which weight is split along which axis is decided when the weight is made, from its layer and
-    its shape: `distribution.layout_map` has it, and `describe()` tells it. Results are those of
-    one device, up to rounding. It works on the jax backend.
+    its shape: `distribution.layout_map` has it, and `describe()` tells it. What a device really
+    holds, with the optimizer's state, `memory_per_device(model)` counts. Results are those of one
+    device, up to rounding. It works on the jax backend; on tensorflow, `place_layers` puts whole
+    layers on devices.
 
     Args:
         devices: The number of devices, their names, or `None` for all of the fastest kind.
@@ -47,7 +49,8 @@ def model_parallel(
     """
     if keras.backend.backend() != "jax":
         raise ValueError(
-            "Weights can be split on the jax backend only. Received: the "
+            "Weights can be split on the jax backend only; on tensorflow `place_layers` puts whole "
+            "layers on devices. Received: the "
             f"{keras.backend.backend()} backend"
         )
     check_one_process()

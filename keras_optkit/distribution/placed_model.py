@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_optkit.distribution.distribution import Distribution
+from keras_optkit.distribution.one_training import write_nothing
 from keras_optkit.distribution.replaced import replaced
 
 _METHODS = (
@@ -64,7 +65,7 @@ def placing(distribution: Distribution) -> Iterator[None]:
                 )
             own_compile(self, *args, **kwargs)
             distribution.check_placed(self)
-            _attach(self, distribution)
+            attach(self, distribution)
 
         with (
             replaced(keras.Model, __new__=staticmethod(__new__)),
@@ -79,10 +80,24 @@ def placing(distribution: Distribution) -> Iterator[None]:
                     vars(model)["compile"] = _Guard(model)
 
 
-def _attach(model: keras.Model, distribution: Distribution) -> None:
+def attach(model: keras.Model, distribution: Distribution) -> None:
+    """Lets a model train on a distribution, wherever `fit` is called.
+
+    Args:
+        model: The model.
+        distribution: The distribution, whose `running` prepares each call.
+    """
     # Not through `setattr`: the model need not track them, and no file holds them.
     for name in _METHODS:
         vars(model)[name] = _Placed(model, name, distribution)
+    if not distribution.is_chief:
+        write_nothing(model)
+
+
+def detach(model: keras.Model) -> None:
+    """Undoes `attach`, where it was called."""
+    for name in _METHODS:
+        vars(model).pop(name, None)
 
 
 class _Placed:

@@ -27,7 +27,10 @@ _THREAD = threading.local()
 
 @contextlib.contextmanager
 def exact_replicas(
-    model: keras.Model, strategy: tf.distribute.Strategy, synchronize_batch_norm: bool
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    synchronize_batch_norm: bool,
+    step_by_step: bool = False,
 ) -> Iterator[None]:
     """Lets the replicas of a model add up to one device, for the calls of its methods inside.
 
@@ -35,6 +38,8 @@ def exact_replicas(
         model: The model, made and compiled in the scope of the strategy.
         strategy: The strategy that it trains under.
         synchronize_batch_norm: Boolean, whether BatchNorm uses the statistics of all replicas.
+        step_by_step: Boolean, whether the steps of one execution (`steps_per_execution`) are called
+            one by one.
     """
     if "_maybe_symbolic_build" in vars(model):
         # `fit` calls `evaluate`.
@@ -43,7 +48,9 @@ def exact_replicas(
     norms = _norms(model)
     with contextlib.ExitStack() as stack:
         # The steps take their parts of whole batches.
-        stack.enter_context(replaced(strategy, experimental_distribute_dataset=_whole))
+        steps = model.steps_per_execution if step_by_step else 1
+        whole = functools.partial(_whole, steps)
+        stack.enter_context(replaced(strategy, experimental_distribute_dataset=whole))
         stack.enter_context(_exact_losses())
         stack.enter_context(_own_randomness())
         stack.enter_context(reduced_updates(model))
@@ -70,8 +77,31 @@ def exact_replicas(
         yield
 
 
-def _whole(dataset: tf.data.Dataset, options: Any = None) -> tf.data.Dataset:
-    return dataset
+def _whole(steps: int, dataset: tf.data.Dataset, options: Any = None) -> Any:
+    return dataset if steps == 1 else _OneByOne(dataset, steps)
+
+
+class _OneByOne:
+    """A dataset whose iterators are Python's, of which Keras takes batch after batch in Python.
+
+    Args:
+        dataset: The `tf.data.Dataset`.
+        steps: Integer > 1, how many batches Keras takes in one execution.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset, steps: int):
+        self.element_spec = dataset.element_spec
+        self._dataset = dataset
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[Any]:
+        taken = 0
+        for batch in self._dataset:
+            taken += 1
+            yield batch
+        if taken % self._steps == 0:
+            # An execution without any batch is the end of the epoch.
+            raise tf.errors.OutOfRangeError(None, None, "the end of the data")
 
 
 class _Replica:

@@ -1,7 +1,7 @@
 """Data parallelism on JAX, by `keras.distribution.DataParallel`."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -44,8 +44,7 @@ class Sharded(Distribution):
             preflight.check_large_enough(size, self.num_devices)
             if size is not None:
                 self._check_divisible(size)
-        own = distribution_lib.distribute_data_input
-        place = _Place(self, own, first_is_full=method == "fit" and size is None)
+        place = _Place(self, first_is_full=method == "fit" and size is None)
         with self.distribution.scope(), replaced(distribution_lib, distribute_data_input=place):
             try:
                 yield
@@ -53,11 +52,18 @@ class Sharded(Distribution):
                 if trains:
                     _separate_averages(model)
 
+    def place(self, batch: Any, sharding: Any) -> Any:
+        """Returns a batch on the devices."""
+        import jax
+
+        return jax.make_array_from_process_local_data(sharding, batch)
+
     def check_placed(self, model: keras.Model) -> None:
         """Raises if the optimizer or a metric of a model was not made in the scope."""
+        mesh = self.distribution.device_mesh
 
         def placed(variable):
-            return len(variable.value.sharding.device_set) == len(self.devices)
+            return len(variable.value.sharding.device_set) == mesh.devices.size
 
         preflight.check_optimizer(model, lambda one: all(map(placed, one.variables)))
         preflight.check_metrics(model, placed)
@@ -76,9 +82,8 @@ class Sharded(Distribution):
 class _Place:
     """Puts a batch on the devices; a last one that cannot be split, whole on each of them."""
 
-    def __init__(self, distribution: Sharded, own: Callable, first_is_full: bool):
+    def __init__(self, distribution: Sharded, first_is_full: bool):
         self._distribution = distribution
-        self._own = own
         self._first_is_full = first_is_full
 
     def __call__(self, batch: Any, layout: Any, batch_dim_name: str) -> Any:
@@ -94,7 +99,7 @@ class _Place:
         if batch.shape[0] % self._distribution.num_devices:
             whole = jax.sharding.PartitionSpec()
             sharding = jax.sharding.NamedSharding(sharding.mesh, whole)
-        return self._own(batch, sharding, batch_dim_name)
+        return self._distribution.place(batch, sharding)
 
 
 def _separate_averages(model: keras.Model) -> None:

@@ -41,7 +41,9 @@ def split_axis(
         if kernel is None or kernel[1] is None:
             return None
         axis = kernel[1] - (len(kernel[0]) - len(shape))
-        return axis if axis >= 0 else None
+        # The last axis of a transposed convolution's kernel is that of its inputs.
+        fits = axis >= 0 and shape[axis] == kernel[0][kernel[1]]
+        return axis if fits else None
     last = len(shape) - 1
     part = layer.rpartition("/")[2]
     if kind == "embeddings":

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_optkit.core.optimizer import members, require_compiled
+from keras_optkit.core.processes import processes
 from keras_optkit.core.weights import weights_at_end
 
 
@@ -51,7 +52,7 @@ class BestWeights:
     def keep(self, model: keras.Model) -> None:
         """Keeps the weights that `fit` would end with if it ended now."""
         weights = weights_at_end(model)
-        if self.path is not None:
+        if self.path is not None and processes().is_chief:
             self._write(model, weights)
             self.reset()
             self.file = self.path

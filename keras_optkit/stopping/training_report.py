@@ -14,6 +14,7 @@ from keras_optkit.core.callback import OptkitCallback
 from keras_optkit.core.checks import check_count
 from keras_optkit.core.fit_scope import owners
 from keras_optkit.core.optimizer import iterations, require_compiled
+from keras_optkit.core.processes import processes
 from keras_optkit.stopping.reasons import StopReason
 from keras_optkit.stopping.report_figure import draw
 
@@ -79,7 +80,8 @@ class TrainingReport(OptkitCallback):
         self._reset()
 
     def _install(self, epoch, state):
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if processes().is_chief:
+            self.directory.mkdir(parents=True, exist_ok=True)
         if state is not None:
             self._rows = {row["epoch"]: dict(row) for row in state["rows"] if row["epoch"] <= epoch}
             self._resumed = [dict(event) for event in state["resumed"]]
@@ -158,6 +160,8 @@ class TrainingReport(OptkitCallback):
         return {name: [row.get(name) for row in rows] for name in names}
 
     def _write_numbers(self) -> None:
+        if not processes().is_chief:
+            return
         columns = {
             name: [v if v is not None and math.isfinite(v) else None for v in values]
             for name, values in self._columns().items()
@@ -167,6 +171,8 @@ class TrainingReport(OptkitCallback):
         self._write("training.json", text.encode())
 
     def _write_picture(self) -> None:
+        if not processes().is_chief:
+            return
         picture = io.BytesIO()
         events = self.events
         figure = draw(sorted(self._rows), self._columns(), events, self._title(events))

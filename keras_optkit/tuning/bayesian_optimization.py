@@ -6,6 +6,7 @@ import keras_tuner
 import numpy as np
 import threadpoolctl
 
+from keras_optkit.tuning.epochs import read_epochs
 from keras_optkit.tuning.oracle import OptkitOracle
 from keras_optkit.tuning.pareto import scalarise
 from keras_optkit.tuning.suggestion import suggest
@@ -84,25 +85,65 @@ class BayesianOptimizationOracle(OptkitOracle, keras_tuner.oracles.BayesianOptim
             near = np.abs(known - point).max(axis=1).min() < _NEAR
             return not near and not self._duplicate(space.decode(point))
 
+        outputs, progress = self._outputs(completed), None
+        seen = self._seen_on_the_way(completed)
+        if seen is not None:
+            rows, outputs, progress = seen
+            points = points[rows]
         theta = self._theta
-        if theta is not None and len(theta) != space.dimension + 2:
+        if theta is not None and len(theta) != space.dimension + 2 + (progress is not None):
             theta = None
         point, self._theta = suggest(
             space,
             points,
-            self._outputs(completed),
+            outputs,
             pending,
             self._rng(1),
             is_new,
             self.alpha,
             self.beta,
             theta,
+            progress,
         )
         return None if point is None else space.decode(point)
 
     def _points(self, space: UnitSpace, trials: list) -> np.ndarray:
         points = [space.encode(trial.hyperparameters.values) for trial in trials]
         return np.array(points).reshape(len(points), space.dimension)
+
+    def _seen_on_the_way(self, trials: list) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Returns what trials came to on their way, where some of them were ended early.
+
+        Those say what a few epochs give, and the others what these few, and all of them, give.
+
+        Returns:
+            For each output the index of its trial, the output, and how far in the training it was
+            seen, on a log scale; or `None` where no trial was ended early.
+        """
+        epochs = read_epochs(self._project_dir)
+        if not any(state["pruned"] for state in epochs.values()):
+            return None
+        sign = -1 if self.objective.direction == "max" else 1
+        rows, outputs, progress = [], [], []
+        for row, trial in enumerate(trials):
+            state = epochs.get(f"trial_{trial.trial_id}")
+            if state is None or not state["pruned"]:
+                seen = {1.0: sign * trial.score}
+            else:
+                seen = {}
+            if state is not None:
+                longest = np.log1p(state["planned"])
+                best = np.inf
+                for epoch, value in sorted(state["values"].items()):
+                    best = min(best, sign * value) if np.isfinite(value) else best
+                    # The first, second, fourth, ... of a training say most of it.
+                    last = epoch == max(state["values"])
+                    if np.isfinite(best) and (last or epoch & (epoch - 1) == 0):
+                        seen.setdefault(float(np.log1p(epoch) / longest), best)
+            rows += [row] * len(seen)
+            outputs += seen.values()
+            progress += seen
+        return np.array(rows), np.array(outputs), np.array(progress)
 
     def _outputs(self, trials: list) -> np.ndarray:
         """Returns what is to be minimised."""

@@ -1,15 +1,20 @@
 """What each epoch of each trial came to: kept beside the trials, and asked whether to go on."""
 
 import os
+import statistics
 import warnings
+from time import perf_counter
 from typing import Any
 
 import keras
+import numpy as np
 from keras_tuner.src import backend
 
 from keras_optkit.tuning.files import read_json, write_json
+from keras_optkit.tuning.training_data import is_dataset
 
 _FILE = "epochs.json"
+_CALLS = 30
 
 
 class ParametersCallback(keras.callbacks.Callback):
@@ -18,6 +23,53 @@ class ParametersCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["parameters"] = self.model.count_params()
+
+
+class LatencyCallback(keras.callbacks.Callback):
+    """Puts the milliseconds of a prediction for one example among the metrics of each epoch.
+
+    It is the median of 30 calls of `predict_on_batch`, measured before the training: it does not
+    depend on the weights.
+
+    Args:
+        x: What `fit` was given: arrays, a `tf.data.Dataset` or a `PyDataset`.
+
+    Raises:
+        ValueError: If an example cannot be taken without being lost for the training.
+    """
+
+    def __init__(self, x: Any):
+        super().__init__()
+        self.example = _one_example(x)
+        self._latency = float("nan")
+
+    def on_train_begin(self, logs=None):
+        for _ in range(3):
+            self.model.predict_on_batch(self.example)
+        seconds = []
+        for _ in range(_CALLS):
+            start = perf_counter()
+            self.model.predict_on_batch(self.example)
+            seconds.append(perf_counter() - start)
+        self._latency = 1000 * statistics.median(seconds)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["latency"] = self._latency
+
+
+def _one_example(x: Any) -> Any:
+    if is_dataset(x):
+        batch = next(iter(x.take(1)))
+        x = batch[0] if isinstance(batch, tuple) else batch
+    elif isinstance(x, keras.utils.PyDataset):
+        x = x[0][0]
+    elif not all(hasattr(array, "__array__") for array in keras.tree.flatten(x)):
+        raise ValueError(
+            "The objective 'latency' is measured with an example from arrays, a `tf.data.Dataset` "
+            f"or a `PyDataset`. Received: x={type(x).__name__}"
+        )
+    return keras.tree.map_structure(lambda array: np.asarray(array)[:1], x)
 
 
 class TrialPruningCallback(keras.callbacks.Callback):

@@ -163,6 +163,12 @@ class Hyperband(OptkitTuner, keras_tuner.Hyperband):
     def _settings(self, oracle: HyperbandOracle) -> dict[str, Any]:
         return {"max_epochs": oracle.max_epochs, "factor": oracle.factor}
 
+    def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> Any:
+        model = keras_tuner.Tuner._build_hypermodel(self, hp)
+        if "tuner/trial_id" in hp.values:
+            self._load_weights(model, hp.values["tuner/trial_id"])
+        return model
+
     def _fit_arguments(self, trial: Any, fit_kwargs: dict[str, Any]) -> dict[str, Any]:
         values = trial.hyperparameters.values
         if "tuner/epochs" not in values:

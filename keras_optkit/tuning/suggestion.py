@@ -26,6 +26,7 @@ def suggest(
     noise: float | None = None,
     beta: float | None = None,
     start: np.ndarray | None = None,
+    progress: np.ndarray | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Returns a point to try next.
 
@@ -45,26 +46,32 @@ def suggest(
         beta: Float, the weight of the deviation in a lower confidence bound that then takes the
             place of the expected improvement, or `None`.
         start: The second result of an earlier call, from which the fit begins.
+        progress: Array of shape `(n,)` in (0, 1], how far each output is from the beginning of a
+            training to its end, or `None` where all are from the end. The process then learns how
+            outputs change on the way, and what is sought is the best at the end.
 
     Returns:
         The point, or `None` if none is new, and what the process was fitted to.
     """
     y = warp(outputs)
-    process = fit(space.features(points), y, space.groups, noise, start)
+    columns = _Columns(space, progress is not None)
+    groups = columns.groups
+    process = fit(columns(points, progress), y, groups, noise, start)
     theta = process.theta
-    best = float(process.predict(process.x)[0].min())
+    at_end = process.x if progress is None else process.x[progress == progress.max()]
+    best = float(process.predict(at_end)[0].min())
     if len(pending):
-        x = np.vstack([process.x, space.features(pending)])
-        expected = process.predict(space.features(pending))[0]
-        process = condition(x, np.r_[y, expected], space.groups, theta)
+        x = np.vstack([process.x, columns(pending)])
+        expected = process.predict(columns(pending))[0]
+        process = condition(x, np.r_[y, expected], groups, theta)
     pool = space.snap(_pool(points[np.argsort(outputs)[:5]], space.dimension, rng))
-    ranked, promise = _rank(_Score(space, process, best, beta), pool, rng)
+    ranked, promise = _rank(_Score(space, columns, process, best, beta), pool, rng)
     if beta is None and promise < _LITTLE:
         # All that the process believes in has been seen. With half the length scales it believes
         # less, and the search leaves the optimum that it is in.
         less = np.r_[theta[:-2] - np.log(2), theta[-2:]]
-        process = condition(process.x, process.predict(process.x)[0], space.groups, less)
-        ranked, _ = _rank(_Score(space, process, best, beta), pool, rng)
+        process = condition(process.x, process.predict(process.x)[0], groups, less)
+        ranked, _ = _rank(_Score(space, columns, process, best, beta), pool, rng)
     return next((point for point in ranked if is_new(point)), None), theta
 
 
@@ -104,15 +111,38 @@ def warp(outputs: np.ndarray) -> np.ndarray:
     return (chosen - chosen.mean()) / (chosen.std() or 1.0)
 
 
+class _Columns:
+    """The columns that the process sees: those of the space, and the progress where it varies."""
+
+    def __init__(self, space: UnitSpace, with_progress: bool):
+        self.space, self.with_progress = space, with_progress
+        more = [space.dimension] if with_progress else []
+        self.groups = np.r_[space.groups, more].astype(int)
+
+    def __call__(self, points: np.ndarray, progress: np.ndarray | None = None) -> np.ndarray:
+        features = self.space.features(points)
+        if not self.with_progress:
+            return features
+        return np.c_[features, np.ones(len(points)) if progress is None else progress]
+
+
 class _Score:
     """The acquisition function over the unit cube."""
 
-    def __init__(self, space: UnitSpace, process: GaussianProcess, best: float, beta: float | None):
-        self.space, self.process, self.best, self.beta = space, process, best, beta
+    def __init__(
+        self,
+        space: UnitSpace,
+        columns: _Columns,
+        process: GaussianProcess,
+        best: float,
+        beta: float | None,
+    ):
+        self.space, self.columns, self.process = space, columns, process
+        self.best, self.beta = best, beta
         self._slopes = space.slopes()
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        mean, deviation = self.process.predict(self.space.features(points))
+        mean, deviation = self.process.predict(self.columns(points))
         return self._value(mean, deviation)[0]
 
     def climb(self, point: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -139,7 +169,7 @@ class _Score:
         def negative(smooth):
             moved = point.copy()
             moved[free] = smooth
-            features = self.space.features(moved[None])[0]
+            features = self.columns(moved[None])[0]
             mean, deviation, dmean, ddeviation = self.process.gradients(features)
             value, by_mean, by_deviation = self._value(mean, deviation)
             slope = by_mean * dmean + by_deviation * ddeviation

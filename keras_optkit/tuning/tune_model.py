@@ -94,7 +94,8 @@ def tune(
         seed: Integer, for what is held out, for the tuner, and for augmentation.
         verbose: Boolean, whether to write the table.
         **kwargs: Further arguments of the tuner, such as
-            `trial_pruner=keras_optkit.tuning.SuccessiveHalving()`, which ends bad trials early.
+            `trial_pruner=keras_optkit.tuning.SuccessiveHalving()`, which ends bad trials early, or
+            `workers=4`, which trains four at a time.
             Of all trials but the best (`keep_checkpoints=1`) the weights are removed.
 
     Returns:
@@ -155,6 +156,7 @@ def tune(
         # Hyperband ends by its own plan, or here.
         search.oracle.max_trials = trials
         deadline = Deadline(minutes)
+        search.while_waiting = deadline.check
         _watch(search.oracle, deadline, verbose)
         stopped = None
         try:
@@ -270,6 +272,7 @@ def _result(search: keras_tuner.Tuner, directory: str | None, stopped: str | Non
             f"{told['pruned']} of {told['trials']} trials were stopped early, which saved "
             f"{told['saved']} epochs of {told['epochs'] + told['saved']}"
         )
+    notes += _front(search)
     return TuneResult(
         objective=oracle.objective.name,
         direction=oracle.objective.direction,
@@ -281,6 +284,19 @@ def _result(search: keras_tuner.Tuner, directory: str | None, stopped: str | Non
         stopped=stopped,
         notes=notes,
     )
+
+
+def _front(search: keras_tuner.Tuner) -> list[str]:
+    """Returns a line for each trial on the Pareto front, where there are several objectives."""
+    each = getattr(search.oracle.objective, "objectives", [])
+    if not each or not isinstance(search, OptkitTuner):
+        return []
+    lines = ["Pareto front (nothing is better in one without being worse in another):"]
+    for trial in search.pareto_front():
+        values = [f"{one.name} {trial.metrics.get_best_value(one.name):.4g}" for one in each]
+        number = search.oracle.start_order.index(trial.trial_id) + 1
+        lines.append(f"  trial {number}: {', '.join(values)}")
+    return lines
 
 
 def _say(text: str) -> None:

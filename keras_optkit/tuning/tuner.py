@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import keras_tuner
+from keras_tuner.src.distribute import utils as dist_utils
 from keras_tuner.src.engine import hypermodel as hm_module
 from keras_tuner.src.engine import tuner_utils
 
@@ -16,12 +17,21 @@ from keras_optkit.core.checks import check_count
 from keras_optkit.core.console import say
 from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning.description import describe_model, describe_objective, describe_space
-from keras_optkit.tuning.epochs import ParametersCallback, TrialPruningCallback, read_epochs
-from keras_optkit.tuning.files import check_directory, write_json
+from keras_optkit.tuning.epochs import (
+    LatencyCallback,
+    ParametersCallback,
+    TrialPruningCallback,
+    read_epochs,
+)
+from keras_optkit.tuning.files import check_directory, read_json, write_json
 from keras_optkit.tuning.objective import check_reported, check_validated, settle_objective
 from keras_optkit.tuning.oracle import ERROR_FILE, OptkitOracle
 from keras_optkit.tuning.pareto import pareto_front
 from keras_optkit.tuning.results import summarise
+from keras_optkit.tuning.workers import search_in_parallel
+
+# Of how many trials the weights are kept unless something else is asked for.
+_KEPT = 10
 
 
 class OptkitTuner:
@@ -41,11 +51,16 @@ class OptkitTuner:
         oracle: An `OptkitOracle`.
         hypermodel: `HyperModel` or callable, as KerasTuner's.
         objective: String, `Objective`, or a list of these. `Objective("parameters", "min")` is the
-            size of the model, which every trial reports.
+            size of the model, which every trial reports, and `Objective("latency", "min")` the
+            milliseconds of a prediction, which is measured where it is asked for.
         trial_pruner: `SuccessiveHalving` or `MedianStopping`, asked after each epoch whether the
             trial should go on; `None` to let all trials run to their end.
         keep_checkpoints: Integer >= 1, of how many of the best trials the weights are kept;
             `None` for all, as KerasTuner does, which fills disks.
+        workers: Integer >= 1, how many trials are trained at the same time, each by a process of
+            its own on this machine. What a trial comes to does not depend on which process has it;
+            what is suggested depends on which trials have ended by then. Workers print nothing of
+            `fit`, and callbacks are sent to them: what these collect stays there.
         directory: String, where the files of the search are.
         overwrite: Boolean, whether a search that is there is removed.
         **kwargs: Arguments of KerasTuner's `Tuner`.
@@ -58,7 +73,8 @@ class OptkitTuner:
         *,
         objective: Any = None,
         trial_pruner: Any = None,
-        keep_checkpoints: int | None = None,
+        keep_checkpoints: int | None = _KEPT,
+        workers: int = 1,
         directory: str | None = None,
         overwrite: bool = False,
         **kwargs: Any,
@@ -83,6 +99,8 @@ class OptkitTuner:
                 "`trial_pruner` compares trials by one objective. Leave it out, or choose one. "
                 f"Received: objective={objective!r}"
             )
+        _check_workers(workers, kwargs.get("distribution_strategy"))
+        self.workers = workers
         self.trial_pruner = trial_pruner
         self.keep_checkpoints = keep_checkpoints
         check_directory(directory)
@@ -90,7 +108,7 @@ class OptkitTuner:
         self.hypermodel = hm_module.get_hypermodel(hypermodel)
         for name in ("distribution_strategy", "optimizer", "loss", "metrics"):
             setattr(self, name, kwargs.get(name))
-        self._first_error: Exception | None = None
+        self.first_error: Exception | None = None
         self._validation_metrics: dict = {}
         model = self._explore(oracle)
         reports = model if self._fits_by_keras else None
@@ -132,6 +150,11 @@ class OptkitTuner:
         fit = getattr(type(self.hypermodel), "fit", None)
         known = ("keras_tuner.", "keras_optkit.")
         return self._trains_models and fit is not None and fit.__module__.startswith(known)
+
+    @property
+    def _measures_latency(self) -> bool:
+        objective = self.oracle.objective
+        return "latency" in [one.name for one in getattr(objective, "objectives", [objective])]
 
     def _settings(self, oracle: OptkitOracle) -> dict[str, Any]:
         """Returns the arguments without which a search cannot be gone on with."""
@@ -207,7 +230,13 @@ class OptkitTuner:
             RuntimeError: If no trial completed, with the error of the first one.
         """
         check_validated(self.oracle.objective, self._validation_metrics, fit_args, fit_kwargs)
-        super().search(*fit_args, **fit_kwargs)
+        if self.workers > 1:
+            self.oracle.verbose = fit_kwargs.get("verbose", "auto")
+            if self._trains_models:
+                fit_kwargs["verbose"] = 0
+            search_in_parallel(self, fit_args, fit_kwargs)
+        else:
+            super().search(*fit_args, **fit_kwargs)
         if self._is_worker():
             return
         if not self.oracle.get_best_trials():
@@ -220,6 +249,21 @@ class OptkitTuner:
         super().on_trial_end(trial)
         if not self._is_worker() and self.oracle.hopeless():
             self._give_up()
+
+    def while_waiting(self) -> None:
+        """Is called a few times a second while workers train; what it raises ends the search."""
+
+    def note_error(self, error: Exception | None, forget: bool = False) -> None:
+        """Keeps the first error of all trials, for a search in which none completes.
+
+        Args:
+            error: What a trial failed with, or `None`.
+            forget: Boolean, whether to forget the one that is known.
+        """
+        if error is not None:
+            # Without its frames, which would keep the failed model in memory.
+            error = error.with_traceback(None)
+        self.first_error = error if forget else self.first_error or error
 
     def pareto_front(self) -> list:
         """Returns the trials that none betters in one objective without being worse in another.
@@ -307,7 +351,18 @@ class OptkitTuner:
                 f"The weights of trial {trial.trial_id} were not kept. "
                 f"Received: keep_checkpoints={self.keep_checkpoints}"
             )
-        return super().load_model(trial)
+        model = self._try_build(trial.hyperparameters)
+        self._load_weights(model, trial.trial_id)
+        return model
+
+    def _load_weights(self, model: keras.Model, trial_id: str) -> None:
+        """Gives a model that was built with the values of a trial the weights of its best epoch."""
+        if not model.built:
+            model.build_from_config(read_json(self._get_build_config_fname(trial_id)))
+            # Keras builds the layers of a subclassed model here, and still takes it for unbuilt.
+            model.built = all(layer.built for layer in model.layers)
+        with keras_tuner.src.engine.tuner.maybe_distribute(self.distribution_strategy):
+            model.load_weights(self._get_checkpoint_fname(trial_id))
 
     def _report(self) -> list[str]:
         lines = []
@@ -335,7 +390,7 @@ class OptkitTuner:
             f"{reason}: {len(failed)} of {len(self.oracle.trials)} failed. Each is recorded with "
             f"its error in {self.project_dir!r}. The first, trial {first and first.trial_id}, "
             f"failed with:\n{first and first.message}"
-        ) from self._first_error
+        ) from self.first_error
 
     def _try_run_and_update_trial(self, trial, *fit_args, **fit_kwargs):
         try:
@@ -349,8 +404,7 @@ class OptkitTuner:
             if self._is_worker():
                 path = pathlib.Path(self.get_trial_dir(trial.trial_id), ERROR_FILE)
                 write_json(str(path), trial.message)
-            # Without its frames, which would keep the failed model in memory.
-            self._first_error = self._first_error or error.with_traceback(None)
+            self.note_error(error)
         else:
             trial.status = "COMPLETED"
             trial.message = None
@@ -387,6 +441,8 @@ class OptkitTuner:
         for execution in range(self.executions_per_trial):
             own = self._deepcopy_callbacks(callbacks)
             self._configure_tensorboard_dir(own, trial, execution)
+            if self._measures_latency:
+                own.append(LatencyCallback(fit_args[0] if fit_args else fit_kwargs.get("x")))
             own += [ParametersCallback(), tuner_utils.TunerCallback(self, trial), checkpoint]
             pruning = None
             if self.trial_pruner is not None and execution == 0:
@@ -421,6 +477,24 @@ class OptkitTuner:
                 f"The model has {size} parameters. Received: max_model_size={self.max_model_size}"
             )
         return model
+
+
+def _check_workers(workers: Any, strategy: Any) -> None:
+    if check_count("workers", workers) == 0:
+        raise ValueError("`workers` must be an integer >= 1. Received: workers=0")
+    if workers == 1:
+        return
+    if dist_utils.has_chief_oracle():
+        raise ValueError(
+            "`workers` is for one machine; this process is a chief or a worker of KerasTuner's. "
+            f"Start more of these. Received: workers={workers}"
+        )
+    distribution = strategy or keras.distribution.distribution()
+    if distribution is not None:
+        raise ValueError(
+            "`workers` trains each trial on its own, and a distribution spreads one over several "
+            f"devices: choose one of them. Received: workers={workers}, {distribution!r}"
+        )
 
 
 @contextlib.contextmanager

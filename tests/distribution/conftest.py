@@ -1,5 +1,7 @@
 """What the worker found, which takes four devices and so a process of its own."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -9,7 +11,10 @@ import sys
 import keras
 import pytest
 
+from keras_optkit.distribution.launch import launch
+
 WORKER = pathlib.Path(__file__).with_name("worker.py")
+PROCESSES = pathlib.Path(__file__).with_name("processes_worker.py")
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,20 @@ def found(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def killed_processes(tmp_path_factory):
+    """The folder, the exit code and the messages of a training whose process 1 was killed."""
+    folder, told = tmp_path_factory.mktemp("processes"), io.StringIO()
+    with contextlib.redirect_stderr(told):
+        code = launch([str(PROCESSES), "kill", str(folder)], 2, grace=60)
+    return folder, code, told.getvalue()
+
+
+@pytest.fixture(scope="session")
+def found_by_processes(killed_processes):
+    """What each of two processes found, which go on with that training, too."""
+    folder = killed_processes[0]
+    assert launch([str(PROCESSES), "train", str(folder)], 2, grace=5) == 0
+    return [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]

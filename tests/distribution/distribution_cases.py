@@ -3,6 +3,8 @@
 A row is what the model is made of, what goes to `compile`, and what goes to `fit`.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -174,13 +176,26 @@ CASES = {
 }
 
 
-def train(name, scope, epochs=2):
+# What several processes train, too: a process costs seconds.
+PROCESS_CASES = [
+    "even batches",
+    "uneven last batch",
+    "sample weights",
+    "accumulation, averages",
+    "batch norm",
+    "steps_per_execution",
+    "Python generator",
+]
+
+
+def train(name, scope=contextlib.nullcontext, epochs=2, place=None):
     """Returns the history, the weights and the predictions of one case.
 
     Args:
         name: The row.
         scope: A function that returns the context in which the model is made.
         epochs: How long.
+        place: A function that puts the compiled model on devices.
     """
     make, optimizer, compiled, data = CASES[name]
     keras.utils.set_random_seed(3)
@@ -190,6 +205,8 @@ def train(name, scope, epochs=2):
         model.compile(
             optimizer=optimizer(), **{**compiled, "loss": loss() if callable(loss) else loss}
         )
+    if place is not None:
+        place(model)
     data = data() if callable(data) else data
     history = model.fit(**data, epochs=epochs, shuffle=False, verbose=0).history
     predicts = "validation_data" in data

@@ -19,6 +19,11 @@ def test_equal_to_one_device_and_smaller(found, name, groups):
     assert held == told
     # All but the norm and two biases, 27 of 763 numbers, are split.
     assert held == 27 * 4 + (whole - 27 * 4) * groups // 4
+    # What is really on each of the four devices, and SGD's counter and rate.
+    memory = checks[f"model parallel, {name}: memory"]
+    assert list(memory) == ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
+    assert all(each["weights"] == held for each in memory.values())
+    assert all(0 < each["optimizer"] <= 16 for each in memory.values())
     assert checks[f"model parallel, {name}: batch"] == groups
 
 
@@ -41,7 +46,7 @@ def test_parts_that_do_not_divide():
 @pytest.mark.backends("tensorflow", "torch")
 def test_other_backends_say_so():
     backend = keras.backend.backend()
-    with pytest.raises(ValueError, match=f"jax backend only. Received: the {backend} backend"):
+    with pytest.raises(ValueError, match=f"jax backend only.*Received: the {backend} backend"):
         model_parallel()
 
 
@@ -74,6 +79,7 @@ def test_axis(name, shape, axis):
         ((6,), ((8, 6), 0), None),
         ((4, 3), ((8, 4, 3), 1), 0),
         ((8,), ((4, 3, 8), 0), None),
+        ((3,), ((3, 3, 3, 8), 3), None),
         ((8,), None, None),
     ],
 )

@@ -33,7 +33,7 @@ from distribution_cases import (
 )
 
 from keras_optkit import callbacks, pruning
-from keras_optkit.distribution import data_parallel, model_parallel, split_cpu
+from keras_optkit.distribution import data_parallel, memory_per_device, model_parallel, split_cpu
 
 FOLDER = pathlib.Path(sys.argv[1])
 BACKEND = keras.backend.backend()
@@ -160,7 +160,7 @@ def check_other_methods():
     found = {
         "train_on_batch": difference(plain.get_weights(), model.get_weights()),
         "test_on_batch": difference(
-            plain.test_on_batch(X[:8], Y[:8]), model.test_on_batch(X[:8], Y[:8])
+            plain.test_on_batch(X[:7], Y[:7]), model.test_on_batch(X[:7], Y[:7])
         ),
         "evaluate": difference(
             plain.evaluate(X[:7], Y[:7], verbose=0), model.evaluate(X[:7], Y[:7], verbose=0)
@@ -213,6 +213,7 @@ def check_model_parallel():
             distribution.bytes_per_device,
             sum(v.value.nbytes for v in models[1].trainable_variables),
         ]
+        found[f"model parallel, {name}: memory"] = memory_per_device(models[1])
         found[f"model parallel, {name}: batch"] = distribution.global_batch_size(1)
     found["model parallel: describe"] = distribution.describe()
     return found

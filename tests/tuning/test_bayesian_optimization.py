@@ -1,8 +1,12 @@
+import math
+import os
+
 import keras_tuner
 import numpy as np
 import pytest
 
 from keras_optkit.tuning.acquisition import log_expected_improvement
+from keras_optkit.tuning.files import write_json
 from keras_optkit.tuning.gaussian_process import condition, fit
 from keras_optkit.tuning.pareto import pareto_front, scalarise
 from keras_optkit.tuning.suggestion import suggest, warp
@@ -186,6 +190,62 @@ def test_what_runs_is_kept_away_from(mixed):
     # Without the pending one the same place is suggested again.
     assert np.abs(ask(np.empty((0, 3))) - alone).max() < 1e-9
     assert np.abs(beside - alone).max() > 0.02
+
+
+def test_what_ended_early_is_not_taken_for_what_it_would_have_come_to():
+    hp = keras_tuner.HyperParameters()
+    hp.Float("x", 0, 1)
+    space = UnitSpace(hp.space)
+    # After a few epochs all are worse by 1; of the good ones none was let on.
+    ended, whole = np.array([0.65, 0.72, 0.8, 0.88, 0.95]), np.array([0.05, 0.2, 0.35, 0.5])
+    x = np.r_[ended, whole, whole]
+    progress = np.r_[np.full(9, 0.3), np.ones(4)]
+    outputs = (x - 0.8) ** 2 + (progress < 1)
+
+    def ask(rows, progress=None):
+        arguments = x[rows, None], outputs[rows], np.empty((0, 1)), np.random.default_rng(0)
+        # Where the least is expected, with no weight on what is not known.
+        found, theta = suggest(space, *arguments, beta=0.0, progress=progress)
+        assert len(theta) == (3 if progress is None else 4)
+        return found[0]
+
+    # Among those that were ended, where the best are.
+    assert 0.65 < ask(np.arange(13), progress) < 0.95
+    # With the last value of each alone, that place looks bad.
+    assert ask(np.r_[:5, 9:13]) < 0.55
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_trials_say_what_they_came_to_on_their_way(search_function, direction):
+    sign = 1 if direction == "min" else -1
+    curves = {0: [5.0, 3.0, 4.0, 1.0], 1: [9.0], 2: [8.0, math.nan, 2.0]}
+    hp = keras_tuner.HyperParameters()
+    hp.Int("x", 0, 9)
+    tuner = search_function(
+        "BayesianOptimization", lambda hp: 0.0, hp, max_trials=3,
+        objective=keras_tuner.Objective("y", direction),
+    )  # fmt: skip
+
+    def run_trial(trial):
+        curve = curves[int(trial.trial_id)]
+        values = {epoch: sign * value for epoch, value in enumerate(curve, 1)}
+        state = {"values": values, "pruned": len(curve) < 4, "planned": 4}
+        write_json(f"{tuner.get_trial_dir(trial.trial_id)}/epochs.json", state)
+        return {"y": sign * min(value for value in curve if value == value)}
+
+    tuner.run_trial = run_trial
+    tuner.search()
+    trials = list(tuner.oracle.trials.values())
+    rows, outputs, progress = tuner.oracle._seen_on_the_way(trials)
+    # Of each the first, second, fourth and last epoch, by the best until then.
+    expected = [(0, 1, 4), (0, 3, 2), (0, 5, 1), (1, 9, 1), (2, 2, 3), (2, 8, 1), (2, 8, 2)]
+    epochs = np.round(5**progress - 1)
+    found = list(zip(rows.tolist(), outputs.tolist(), epochs.tolist(), strict=True))
+    assert sorted(found) == expected
+    for trial in trials[1:]:
+        os.remove(f"{tuner.get_trial_dir(trial.trial_id)}/epochs.json")
+    # Where none was ended early there is nothing to learn of it.
+    assert tuner.oracle._seen_on_the_way(trials) is None
 
 
 def test_the_pareto_front():

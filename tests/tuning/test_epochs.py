@@ -3,6 +3,7 @@ import pathlib
 
 import keras
 import keras_tuner
+import numpy as np
 import pytest
 
 from keras_optkit import tuning
@@ -193,3 +194,39 @@ def test_accuracy_and_size_are_sought_together(toy, tmp_path, make_model):
         assert trial.metrics.get_best_value("parameters") == 5 * units + 3 * (units + 1)
     smallest = min(trials, key=lambda trial: trial.hyperparameters["units"])
     assert smallest in tuner.pareto_front()
+
+
+class Slow(keras.layers.Layer):
+    """Puts a clock forward by some milliseconds in each call."""
+
+    def __init__(self, clock, milliseconds):
+        super().__init__(dtype="float32")
+        self.clock, self.milliseconds = clock, milliseconds
+
+    def call(self, x):
+        self.clock.seconds += self.milliseconds / 1000
+        return x
+
+
+def test_accuracy_and_latency_are_sought_together(toy, tmp_path, monkeypatch):
+    clock = type("Clock", (), {"seconds": 0.0})()
+    monkeypatch.setattr("keras_optkit.tuning.epochs.perf_counter", lambda: clock.seconds)
+
+    def build(hp):
+        slow = Slow(clock, hp.Choice("milliseconds", [20, 1]))
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), slow])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        # So that Python runs in each call.
+        model.compile("sgd", loss, metrics=["accuracy"], run_eagerly=True)
+        return model
+
+    objective = ["accuracy", keras_tuner.Objective("latency", "min")]
+    tuner = tuning.GridSearch(build, objective, directory=str(tmp_path))
+    tuner.search(*toy, batch_size=64, epochs=1, verbose=0)
+    trials = list(tuner.oracle.trials.values())
+    found = [trial.metrics.get_best_value("latency") for trial in trials]
+    np.testing.assert_allclose(found, [20, 1], rtol=1e-6)
+    assert trials[1] in tuner.pareto_front()
+    with pytest.raises(RuntimeError, match="'latency' is measured with an example from arrays"):
+        other = tuning.GridSearch(build, objective, directory=str(tmp_path / "other"))
+        other.search((toy for _ in range(9)), steps_per_epoch=1, verbose=0)

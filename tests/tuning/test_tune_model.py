@@ -220,6 +220,9 @@ def test_several_objectives(data):
     objectives = ["val_accuracy", "val_loss"]
     result = tune(build, data, objectives, trials=1, epochs=1, tuner="random", verbose=False)
     assert result.objective == "multi_objective" and result.best.score < 3
+    accuracy, loss = (float(text.split()[-1]) for text in result.notes[1].split(","))
+    assert result.notes[1].startswith("  trial 1: val_accuracy 0.") and len(result.notes) == 2
+    assert loss - accuracy == pytest.approx(result.best.score, abs=2e-3)
 
 
 def test_bad_models_and_directories_before_the_first_trial(data, tmp_path):

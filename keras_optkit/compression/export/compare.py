@@ -94,6 +94,7 @@ def compare(
     _require_models(models)
     kinds = _kinds(quantizations)
     _require_settings(runs, warmup, threads, batch_size, directory)
+    _require_places(models, kinds, directory)
     x, labels = _labelled(data)
     inputs = {name: _named(name, model, x) for name, model in models.items()}
     labels = _require_labels(labels, models, len(next(iter(next(iter(inputs.values())).values()))))
@@ -238,6 +239,20 @@ def _require_settings(runs, warmup, threads, batch_size, directory) -> None:
             "`directory` must be a folder that exists and can be written to. "
             f"Received: directory={directory!r}"
         )
+
+
+def _require_places(models, kinds, directory) -> None:
+    """Raises a `ValueError` if two of the files that are kept would have one name."""
+    taken: dict[str, str] = {}
+    for name in models if directory is not None else ():
+        for kind in kinds:
+            other = taken.setdefault(_path(directory, name, kind), name)
+            if other != name:
+                raise ValueError(
+                    "Files are named after their models, in letters, digits and underscores, and "
+                    "two of these would have one name; name the models otherwise. "
+                    f"Received: models {other!r} and {name!r}"
+                )
 
 
 def _labelled(data: Any) -> tuple[Any, Any]:

@@ -69,10 +69,10 @@ def to_litert(
 
             - `None`: float32.
             - `"sparse"`: float32, with the zeros of a pruned model left out of the file; at half
-                zeros about 0.6 of the bytes, at 90 % zeros 0.1 to 0.3. What is gained is mostly
+                zeros about 0.6 of the bytes, at 90 % zeros 0.1 to 0.2. What is gained is mostly
                 gone after gzip. It runs as fast as the dense file, except that dense layers with
-                zeros in blocks of 4 inputs run on a kernel of their own: about half as fast at
-                50 % zeros, twice as fast at 90 % (`benchmarks/export_sparse.py`). In int8 it is
+                zeros in blocks of 4 inputs run on a kernel of their own: as fast at 50 % zeros,
+                0.6 of the time at 70 %, 0.3 at 90 % (`benchmarks/export_sparse.py`). In int8 it is
                 not offered: the interpreter does not load such dense layers.
             - `"float16"`: weights in float16, arithmetic in float32; half the bytes.
             - `"dynamic"`: large weights (from 1024 elements) in int8, activations quantized while
@@ -200,6 +200,13 @@ def representative_arrays(
         data, _ = datasets.take(data, MAX_REPRESENTATIVE, what)
     specs = input_specs(model)
     arrays = {n: a[:MAX_REPRESENTATIVE] for n, a in bind(data, specs, what).items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"`{what}` must be finite: no range can be measured and no output compared on it. "
+                f"Received: {np.count_nonzero(~np.isfinite(array))} numbers of {array.size} that "
+                f"are not, for the input {name!r}"
+            )
     size = specs[0].shape[0]
     if size is None:
         return arrays

@@ -38,7 +38,7 @@ class LiteRTModel:
     """
 
     def __init__(self, path: str | os.PathLike, threads: int | None = None):
-        if not os.path.isfile(path):
+        if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
             raise ValueError(f"`path` must be an existing `.tflite` file. Received: path={path!r}")
         with open(path, "rb") as file:
             content = file.read()
@@ -172,6 +172,8 @@ class LiteRTModel:
         Raises:
             ValueError: If a number is out of range or the data do not fit.
         """
+        _require_count("runs", runs)
+        _require_count("warmup", warmup, least=0)
         call = self.timed_call(threads, batch_size, x)
         (times,) = interleaved_times([call], runs, warmup)
         return Latency.of(times, threads, self.fixed_batch or batch_size)
@@ -328,9 +330,11 @@ def _dequantize(array: np.ndarray, detail: dict) -> np.ndarray:
     return (array.astype("float32") - zero_point) * np.float32(scale)
 
 
-def _require_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+def _require_count(name: str, value: int, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
+        )
 
 
 def _as_list(metrics: Any) -> list:

@@ -79,7 +79,7 @@ class Report:
     report = keras_optkit.export.compare({"original": a, "pruned": b}, (x_test, y_test))
     report.add("training time", {"original": 61.2, "pruned": 64.0}, "{:.1f} s")
     report.print()
-    report.save("report.json")
+    report.save("report.json")  # or "report.md"
     report.plot("report.png")
     ```
     """
@@ -154,13 +154,23 @@ class Report:
         return {"models": models, "notes": list(self.notes)}
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `to_dict()` as JSON, in one step.
+        """Writes `to_dict()` as JSON, or `to_markdown()` if the name ends in `.md`, in one step.
+
+        Args:
+            path: The file to write; its directory must exist.
 
         Raises:
-            ValueError: If the path cannot be written to.
+            ValueError: If the path cannot be written to, or ends in the suffix of a picture.
         """
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(require_writable(path), text.encode())
+        path = require_writable(path)
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in (".png", ".pdf", ".svg", ".jpg"):
+            raise ValueError(f"A picture is written by `plot`. Received: path={path!r}")
+        if suffix == ".md":
+            text = self.to_markdown()
+        else:
+            text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())
 
     def plot(self, path: str | os.PathLike) -> None:
         """Draws accuracy against size and against latency, a point for each file, as a PNG file.

@@ -28,11 +28,7 @@ def squared_products(model: keras.Model, data: Any, axes: dict[int, int]) -> dic
             "The gradients that criterion='taylor' needs are those of the model's loss. Call "
             f"`model.compile(loss=...)` first. Received: model={model.name!r}, not compiled"
         )
-    if data is None:
-        raise ValueError(
-            "criterion='taylor' needs `data`, a dataset of batches (inputs, targets) or a tuple of "
-            "arrays. Received: data=None"
-        )
+    _require_pairs(data)
     copied = rebuild(model)
     pairs = list(zip(model.trainable_variables, copied.trainable_variables, strict=True))
     collector = _Collector({id(new): axes[id(old)] for old, new in pairs if id(old) in axes})
@@ -40,6 +36,32 @@ def squared_products(model: keras.Model, data: Any, axes: dict[int, int]) -> dic
     arguments = data if isinstance(data, tuple) else (data,)
     copied.fit(*arguments, verbose=0)
     return {id(old): collector.mean(new) for old, new in pairs if id(old) in axes}
+
+
+def _require_pairs(data: Any) -> None:
+    """Raises a `ValueError` unless data are inputs and targets, as far as that can be told."""
+    kind = type(data).__name__
+    if isinstance(data, tuple):
+        fits = len(data) == 2
+        kind = f"tuple of {len(data)}"
+    else:
+        fits = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+        fits = fits and not hasattr(data, "shape") and not isinstance(data, (list, dict, str))
+        # What a `tf.data.Dataset` holds is known beforehand.
+        spec = getattr(data, "element_spec", (None, None))
+        if fits and (not isinstance(spec, tuple) or len(spec) < 2):
+            fits, kind = False, f"{kind} without targets"
+    if not fits:
+        raise ValueError(
+            "criterion='taylor' needs `data`, a dataset of batches (inputs, targets) or a tuple "
+            f"(inputs, targets) of arrays. Received: {'data=None' if data is None else kind}"
+        )
+    if isinstance(data, tuple):
+        empty = not all(map(len, keras.tree.flatten(data)))
+    else:
+        empty = hasattr(data, "cardinality") and int(data.cardinality()) == 0
+    if empty:
+        raise ValueError(f"`data` has no sample. Received: data={data!r}")
 
 
 class _Collector(keras.optimizers.Optimizer):

@@ -78,6 +78,9 @@ class Plan:
 
         Returns:
             Float64 array of shape (size,), 0 where nothing is made.
+
+        Raises:
+            ValueError: If `score` returns another shape, or what is not finite.
         """
         total, count = np.zeros(self.size), np.zeros(self.size)
         for weight, roots in self._weights:
@@ -86,6 +89,14 @@ class Plan:
             kernel = keras.ops.convert_to_numpy(weight.variable).astype("float64")
             kernel = np.moveaxis(kernel, weight.makes, 0)
             values = np.asarray(score(kernel.reshape(len(kernel), -1), weight), "float64")
+            if values.shape != (len(kernel),) or not np.isfinite(values).all():
+                raise ValueError(
+                    "A criterion must give one finite score for each channel. Those of "
+                    f"'{self._layer_of(weight)}' are not: its weights, the gradients of the loss "
+                    "on `data`, or a function that was given do not make them. "
+                    f"Received: scores of shape {values.shape} for {len(kernel)} channels, "
+                    f"{np.count_nonzero(~np.isfinite(values))} of them not finite"
+                )
             mean = values.mean()
             np.add.at(total, roots[weight.makes], values / mean if mean > 0 else values)
             np.add.at(count, roots[weight.makes], 1)

@@ -136,9 +136,9 @@ def prune_channels(
     Reference:
         Fang et al., "DepGraph: Towards Any Structural Pruning", 2023, for groups of channels.
     """
-    _check_arguments(target, of, allocation, multiple_of)
-    names = layer_names(keep, model)
     graphs(model)  # What cannot be followed at all is told first.
+    _check_arguments(target, of, allocation, multiple_of, seed)
+    names = layer_names(keep, model)
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     arrays = _example(example, model)
     if arrays is not None:
@@ -166,7 +166,7 @@ def prune_channels(
     return (new, _report(plan, gone, latency)) if return_report else new
 
 
-def _check_arguments(target: Any, of: Any, allocation: Any, multiple_of: Any) -> None:
+def _check_arguments(target: Any, of: Any, allocation: Any, multiple_of: Any, seed: Any) -> None:
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < 1:
         raise ValueError(
             "`target` is the share that stays and must be in (0, 1), 0.5 for half. "
@@ -185,12 +185,20 @@ def _check_arguments(target: Any, of: Any, allocation: Any, multiple_of: Any) ->
         raise ValueError(
             f"`multiple_of` must be an integer of at least 1. Received: multiple_of={multiple_of!r}"
         )
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise ValueError(
+            f"`seed` must be None or an integer of at least 0. Received: seed={seed!r}"
+        )
 
 
 def layer_names(keep: Sequence[str | keras.layers.Layer], model: keras.Model) -> list[str]:
     """Returns the names of layers that were given by name or as they are."""
     known = [layer.name for layer in model._flatten_layers(include_self=False)]
     items = [keep] if isinstance(keep, (str, keras.layers.Layer)) else keep
+    if not isinstance(items, (list, tuple, set, frozenset)):
+        raise ValueError(
+            f"`keep` must be a list of layers or of their names. Received: keep={keep!r}"
+        )
     names = [item.name if isinstance(item, keras.layers.Layer) else item for item in items]
     for name in names:
         if name not in known:

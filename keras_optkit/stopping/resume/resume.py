@@ -16,18 +16,21 @@ from keras_optkit.core.console import say
 from keras_optkit.core.duration import Run
 from keras_optkit.core.fit_scope import FitScope
 from keras_optkit.core.optimizer import require_compiled, updates_per_batch
+from keras_optkit.core.processes import processes
 from keras_optkit.stopping.epoch_boundary import replace_methods
 from keras_optkit.stopping.resume.callbacks import get_state, keeps_state, keys_of, set_state
 from keras_optkit.stopping.resume.data import DataOrder, build_from
 from keras_optkit.stopping.resume.every import Every
-from keras_optkit.stopping.resume.file import NewerFormatError, Store
+from keras_optkit.stopping.resume.file import NewerFormatError, Store, decode, encode
 from keras_optkit.stopping.resume.fit import RunningFit, inside_fit
 from keras_optkit.stopping.resume.settings import changes, settings
 from keras_optkit.stopping.resume.weights import (
     check_same_model,
     describe_variables,
     learning_rates,
+    put_back_metrics,
     put_back_variables,
+    take_metrics,
     take_variables,
 )
 
@@ -62,6 +65,8 @@ class Resume(keras.callbacks.Callback):
     variables outside the model, the order of data that is shuffled without a seed, and on torch
     those that a `PyDataset` draws while it makes an item. Without `keras.utils.set_random_seed`,
     Keras on TensorFlow shuffles arrays in such an order.
+
+    Of several processes that train together, the chief saves and reads, and all go on there.
 
     Args:
         directory: String or path, where the state is kept; one directory for each training. It is
@@ -134,7 +139,7 @@ class Resume(keras.callbacks.Callback):
     def _begin(self) -> None:
         self._key = os.path.realpath(self.directory)
         self._store = Store(self.directory, _ENDED.get(self._key, 0))
-        self._store.prepare()
+        processes().from_chief(self._prepare_store)
         self._fit = RunningFit()
         self._siblings, missing = self._find_siblings()
         self._data = DataOrder(self._fit.epochs)
@@ -152,6 +157,10 @@ class Resume(keras.callbacks.Callback):
             callback.on_train_begin()
         self._begun = False
         self._signal = _Terminated()
+
+    def _prepare_store(self) -> bytes:
+        self._store.prepare()
+        return b""
 
     def _find_siblings(self) -> tuple[list, list]:
         """The callbacks whose state is kept, and those of them that `fit` was not given."""
@@ -175,6 +184,18 @@ class Resume(keras.callbacks.Callback):
         return [callback for callback in present if keeps_state(callback)], missing
 
     def _read(self) -> dict[str, Any] | None:
+        group = processes()
+        if group.count == 1:
+            return self._read_store()
+
+        def content() -> bytes:
+            state = self._read_store()
+            return b"" if state is None else encode(state)
+
+        found = group.from_chief(content)
+        return decode(found) if found else None
+
+    def _read_store(self) -> dict[str, Any] | None:
         try:
             state, problems = self._store.read()
         except NewerFormatError as error:
@@ -265,10 +286,24 @@ class Resume(keras.callbacks.Callback):
         # Not `float(rate)`: under a distribution it is a variable of several devices.
         own = [None if rate is None else convert_to_numpy(rate) for rate in self._rates()]
         put_back_variables(self.model, self._state["variables"])
+        self._put_back_metrics()
         if self._rate_changed:
             for rate, value in zip(self._rates(), own, strict=True):
                 if rate is not None:
                     rate.assign(value)
+
+    def _put_back_metrics(self) -> None:
+        """What the metrics of each process have seen of the epoch so far."""
+        group, parts = processes(), self._state.get("metrics", [None])
+        if len(parts) == group.count:
+            if group.count > 1:
+                put_back_metrics(self.model, parts[group.index])
+        elif self._state["batch"] > 0:
+            say(
+                f"Resume: {len(parts)} processes trained at the last start, and {group.count} do "
+                "now. The metrics of this epoch are those of the rest of it."
+            )
+            self.model.reset_metrics()
 
     def _rates(self) -> list:
         return learning_rates(self.model)
@@ -292,7 +327,7 @@ class Resume(keras.callbacks.Callback):
         if batch == 0:
             return
         done = self._batches_before + batch
-        if self._signal.arrived or self._every.due(done):
+        if self._agreed(self._every.due(done)):
             self._fit.wait_for_callbacks()
             self._save(self._epoch, batch, stopped=False)
         self._signal.end_if_arrived()
@@ -303,17 +338,32 @@ class Resume(keras.callbacks.Callback):
         stopped = self.model.stop_training
         last = stopped or epoch + 1 >= self.params["epochs"]
         due = self._every.due_at_end_of(epoch, self._batches_before)
-        if last or due or self._signal.arrived:
+        if self._agreed(last or due):
             paused = any(getattr(callback, "paused", False) for callback in self._siblings)
             self._save(epoch + 1, 0, stopped=stopped and not paused)
         self._signal.end_if_arrived()
+
+    def _agreed(self, due: bool) -> bool:
+        """Whether to save now: if the chief has to, or a process is to end, which then all are."""
+        group = processes()
+        self._signal.arrived = group.any(self._signal.arrived)
+        due = bool(group.from_chief(lambda: b"1" if due else b""))
+        return due or self._signal.arrived
 
     def _save(self, epoch: int, batch: int, stopped: bool) -> None:
         start = time.perf_counter()
         # `self.model`, on JAX, brings the variables up to date.
         model = self.model
         keys = keys_of(self._siblings)
+        group, metrics = processes(), {}
+        if group.count > 1:
+            found = group.gather(encode({"metrics": take_metrics(model)}))
+            if not group.is_chief:
+                self._every.saved(self._batches_before + batch)
+                return
+            metrics = {"metrics": [decode(content)["metrics"] for content in found]}
         state = {
+            **metrics,
             "epoch": epoch,
             "batch": batch,
             "stopped": stopped,

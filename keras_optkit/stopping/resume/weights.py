@@ -24,6 +24,17 @@ def put_back_variables(model: keras.Model, values: list[Any]) -> None:
         write(variable, value)
 
 
+def take_metrics(model: keras.Model) -> list[Any]:
+    """Returns the values of the metrics' variables, which differ between processes."""
+    return [read(variable) for variable in model.metrics_variables]
+
+
+def put_back_metrics(model: keras.Model, values: list[Any]) -> None:
+    """Assigns what `take_metrics` returned."""
+    for variable, value in zip(model.metrics_variables, values, strict=True):
+        write(variable, value)
+
+
 def describe_variables(model: keras.Model) -> list[str]:
     """Returns a line for each variable: whose it is, its path, its data type and its shape."""
     return [

@@ -184,6 +184,12 @@ def test_unusable_settings(arguments, message):
         compare({"a": classifier()}, (X, Y), **arguments)
 
 
+def test_files_that_would_have_one_name(tmp_path):
+    models = {"a-b": classifier(), "a b": classifier()}
+    with pytest.raises(ValueError, match="would have one name.*Received: models 'a-b' and 'a b'"):
+        compare(models, (X, Y), directory=tmp_path)
+
+
 def test_datasets_without_labels():
     import tensorflow as tf
 

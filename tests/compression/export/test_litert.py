@@ -348,6 +348,7 @@ def test_subclassed_model_is_told_the_way(tmp_path):
         ((np.zeros((8, 4)), np.zeros(8)), "without labels"),
         ({"nothing": np.zeros((8, 4))}, "'nothing', which is no input"),
         (np.array([["a"] * 4]), "must hold numbers"),
+        (np.array([[1, np.nan, 1, np.inf]]), "must be finite"),
     ],
 )
 def test_unusable_representative_data(tmp_path, make_model, data, message):

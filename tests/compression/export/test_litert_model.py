@@ -190,8 +190,9 @@ def test_benchmark_leaves_predict_as_it_was(converted):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"runs": 0}, "`runs` must be at least 1"),
-        ({"warmup": -1}, "`warmup` at least 0"),
+        ({"runs": 0}, "`runs` must be an integer of at least 1"),
+        ({"runs": "9"}, "`runs` must be an integer"),
+        ({"warmup": -1}, "`warmup` must be an integer of at least 0"),
         ({"threads": 0}, "`threads` must be"),
         ({"batch_size": 2.5}, "`batch_size` must be"),
         ({"batch_size": 9, "x": np.zeros((8, 8, 8, 1))}, "at least 9 sample"),
@@ -228,6 +229,8 @@ def test_labels_that_do_not_fit(labelled):
 def test_not_a_file(tmp_path):
     with pytest.raises(ValueError, match=r"must be an existing .*Received"):
         LiteRTModel(tmp_path / "no.tflite")
+    with pytest.raises(ValueError, match=r"must be an existing .*Received"):
+        LiteRTModel(None)
     (tmp_path / "text.tflite").write_text("no model")
     with pytest.raises(ValueError, match=r"cannot run this file.*Received"):
         LiteRTModel(tmp_path / "text.tflite")

@@ -98,9 +98,16 @@ def test_json_round_trip(report, tmp_path):
     assert os.listdir(tmp_path) == ["report.json"]
 
 
+def test_markdown_file(report, tmp_path):
+    report.save(tmp_path / "report.md")
+    assert (tmp_path / "report.md").read_text() == report.to_markdown()
+
+
 def test_unusable_path(report, tmp_path):
     with pytest.raises(ValueError, match=r"is a folder.*Received"):
         report.save(tmp_path)
+    with pytest.raises(ValueError, match=r"written by `plot`.*Received"):
+        report.save(tmp_path / "report.png")
     assert os.listdir(tmp_path) == []
 
 

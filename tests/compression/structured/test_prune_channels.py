@@ -443,6 +443,18 @@ def test_criteria_choose_what_they_say():
     assert left("random", seed=0) == left("random", seed=0)
 
 
+def test_channels_that_leave_together_have_the_mean_of_their_scores():
+    x = keras.Input((1,))
+    first, second = layers.Dense(3, name="first"), layers.Dense(3, name="second")
+    y = layers.Add()([first(x), second(x)])
+    model = keras.Model(x, layers.Dense(2)(y))
+    # Alone, the first would lose channel 0, the second channel 2.
+    first.kernel.assign([[1.0, 2.0, 6.0]])
+    second.kernel.assign([[6.0, 2.0, 1.0]])
+    _, report = prune_channels(model, 0.67, "l1", of="channels", return_report=True)
+    assert report.stayed["first"] == report.stayed["second"] == [0, 2]
+
+
 def test_taylor_scores_are_those_of_torch():
     torch = pytest.importorskip("torch")
     from keras_optkit.compression.structured.gradients import squared_products
@@ -523,6 +535,21 @@ def test_policies_and_flags_stay():
         ({"target": 0.5, "allocation": "unifrom"}, "Did you mean 'uniform'"),
         ({"target": 0.5, "multiple_of": 0}, "integer of at least 1"),
         ({"target": 0.5, "keep": ["secnd"]}, "Did you mean 'second'"),
+        ({"target": 0.5, "keep": 5}, "a list of layers or of their names"),
+        ({"target": 0.5, "criterion": "random", "seed": "a"}, "`seed` must be None or an integer"),
+        ({"target": 0.5, "criterion": lambda kernel: 1.0}, "one finite score for each channel"),
+        ({"target": 0.5, "criterion": lambda kernel: kernel}, "(12, 27) for 12 channels"),
+        ({"target": 0.5, "criterion": lambda kernel: kernel[:, 0] * np.nan}, "'first' are not"),
+        *(
+            ({"target": 0.5, "criterion": "taylor", "data": data}, message)
+            for data, message in [
+                ((np.zeros((2, 8, 8, 3)),), "Received: tuple of 1"),
+                ((*[np.zeros((2, 8, 8, 3))] * 3,), "Received: tuple of 3"),
+                (np.zeros((2, 8, 8, 3)), "Received: ndarray"),
+                ([np.zeros((2, 8, 8, 3)), np.zeros((2, 5))], "Received: list"),
+                ((np.full((2, 8, 8, 3), np.nan), np.zeros((2, 5))), "of them not finite"),
+            ]
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -532,6 +559,26 @@ def test_bad_arguments(arguments, message):
         prune_channels(model, **arguments)
     assert message in str(error.value)
     assert "Received: " in str(error.value)
+
+
+def test_taylor_takes_no_dataset_without_targets_or_batches():
+    import tensorflow as tf
+
+    model = plain()
+    model.compile("sgd", "mse")
+    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros((2, 5), "float32")
+    without = tf.data.Dataset.from_tensor_slices(x).batch(2)
+    with pytest.raises(ValueError, match=r"Received: \w+ without targets"):
+        prune_channels(model, 0.5, "taylor", data=without)
+    for data in (_dataset(x, y).take(0), (x[:0], y[:0])):
+        with pytest.raises(ValueError, match=r"`data` has no sample\. Received"):
+            prune_channels(model, 0.5, "taylor", data=data)
+
+
+@pytest.mark.parametrize("model", [None, "model.keras"])
+def test_what_is_no_model(model):
+    with pytest.raises(ValueError, match=r"must be a `keras.Model`. Received"):
+        prune_channels(model, 0.5)
 
 
 def test_models_of_which_nothing_can_leave():

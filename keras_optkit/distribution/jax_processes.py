@@ -1,0 +1,132 @@
+"""Data parallelism over processes of JAX, by `jax.distributed` and `keras.distribution`."""
+
+import contextlib
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+from keras_optkit.distribution.devices import resolve_devices
+from keras_optkit.distribution.distribution import Distribution
+from keras_optkit.distribution.launch import _free_ports
+from keras_optkit.distribution.one_training import one_training
+from keras_optkit.distribution.process_group import ProcessGroup
+from keras_optkit.distribution.replaced import replaced
+from keras_optkit.distribution.sharded import Sharded
+
+
+class JaxProcesses(Sharded):
+    """Processes of JAX whose devices share every batch.
+
+    Args:
+        devices: The number of devices of this process, their names, or `None` for all of the
+            fastest kind. Every process has equally many.
+        group: The processes, which have met.
+        timeout: Float > 0, how many seconds JAX may take to start.
+
+    Raises:
+        ValueError: If there is no such device, or the processes have different numbers of them.
+        RuntimeError: If JAX cannot start.
+    """
+
+    def __init__(self, devices: int | Sequence[str] | None, group: ProcessGroup, timeout: float):
+        _start(group, timeout)
+        names = resolve_devices(devices)
+        Distribution.__init__(self, names, group)
+        self.distribution = keras.distribution.DataParallel(
+            devices=_devices_of_all(names, group), auto_shard_dataset=False
+        )
+        self._running: set[int] = set()
+
+    @property
+    def engine(self) -> str:
+        return f"jax.distributed, {super().engine}"
+
+    @contextlib.contextmanager
+    def running(self, model: keras.Model, method: str, arguments: dict[str, Any]) -> Iterator[None]:
+        """Prepares a model for a call of one of its methods, and puts it back afterwards."""
+        if id(model) in self._running:
+            # `fit` calls `evaluate`.
+            yield
+            return
+        from keras.src.backend.jax import distribution_lib
+
+        step = functools.partial(self._predict_step, model.predict_step)
+        put = functools.partial(self._put, distribution_lib.distribute_tensor)
+        self._running.add(id(model))
+        try:
+            with (
+                self._told(),
+                super().running(model, method, arguments),
+                one_training(model, self.group, method, arguments),
+                replaced(model, predict_step=step),
+                replaced(distribution_lib, distribute_tensor=put),
+            ):
+                yield
+        finally:
+            self._running.discard(id(model))
+
+    def place(self, batch: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        """Returns a batch, which every process has, on the devices of all of them."""
+        batch = np.asarray(batch)
+        return jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__)
+
+    def _put(self, own: Callable, tensor: Any, layout: Any) -> Any:
+        """Stands in for Keras', by which JAX asks the others whether they put the same.
+
+        What the chief does alone, such as saving, makes variables that the others do not.
+        """
+        local = isinstance(tensor, jax.Array) and not isinstance(tensor, jax.core.Tracer)
+        if isinstance(tensor, np.ndarray) or (local and len(tensor.sharding.device_set) == 1):
+            return self.place(tensor, getattr(layout, "backend_layout", layout))
+        return own(tensor, layout)
+
+    def _predict_step(self, own: Callable, *args) -> Any:
+        """Stands in for a step whose outputs every process gets whole."""
+        outputs, state = own(*args)
+        whole = jax.sharding.NamedSharding(
+            self.distribution.device_mesh.backend_mesh, jax.sharding.PartitionSpec()
+        )
+        return jax.lax.with_sharding_constraint(outputs, whole), state
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            gone = self.group.gone()
+            if gone:
+                raise self.group.told_that_gone(gone[0]) from error
+            raise
+
+
+def _start(group: ProcessGroup, timeout: float) -> None:
+    """Starts JAX in all processes, at a free port of the chief's machine."""
+    if jax.distributed.is_initialized():
+        return
+    host = group.environment.addresses[0].rpartition(":")[0]
+    port = group.from_chief(lambda: str(_free_ports(1)[0]).encode()).decode()
+    start = functools.partial(jax.distributed.initialize, initialization_timeout=math.ceil(timeout))
+    with replaced(jax.distributed, initialize=start):
+        keras.distribution.initialize(f"{host}:{port}", group.count, group.index)
+
+
+def _devices_of_all(names: Sequence[str], group: ProcessGroup) -> list[str]:
+    """Returns the names that Keras has for the devices of all processes, in their order."""
+    kind = names[0].partition(":")[0]
+    there = jax.local_devices(backend=kind)
+    own = [f"{kind}:{there[int(name.partition(':')[2])].id}" for name in names]
+    parts = group.gather(json.dumps(own).encode())
+    found = group.from_chief(lambda: json.dumps([json.loads(part) for part in parts]).encode())
+    found = json.loads(found)
+    if len({len(each) for each in found}) > 1:
+        raise ValueError(
+            "Every process must have equally many devices. Received: "
+            f"{[len(each) for each in found]} devices in processes 0 to {group.count - 1}"
+        )
+    return [name for each in found for name in each]
