@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-# Arrays that take up to this many bytes are held as tensors; Keras' `fit` on TensorFlow does so with
-# arrays of any size.
+# Arrays that take up to this many bytes are held as tensors; Keras' `fit` on TensorFlow does so
+# with arrays of any size.
 IN_MEMORY = 2**28
 
 
 def reader(arrays: Sequence[np.ndarray]) -> Callable[[Any], list[Any]]:
     """Returns a function from the number of a row, or from a batch of them, to these rows.
 
-    Where the arrays are small, it is of TensorFlow operations alone, so it does not wait for Python,
-    in which `fit` runs.
+    Where the arrays are small, it is of TensorFlow operations alone, so it does not wait for
+    Python, in which `fit` runs.
 
     Args:
         arrays: Arrays with as many rows each, in memory or on disk.
