@@ -9,8 +9,9 @@ alone; the largest difference to one device of loss, metrics, weights and output
 largest number of each array. The engine alone runs in a process for each case, as it may hang.
 
 With `processes`: images per second of the same net in one process, and in two that share the
-cores, by `multi_worker` and by the engine in a loop by hand, as `fit` of Keras fails with it on
-TensorFlow.
+cores, by `multi_worker` and by the engine by hand: on JAX by `fit` in the scope of `DataParallel`,
+on the slices of a process; on TensorFlow, where `fit` of Keras fails with the engine, and on torch
+(DistributedDataParallel) in a loop, with the optimizer and the metrics of Keras.
 
 With `bytes`: what each of four devices holds of a net of 1.9 million weights, and of Adam's state
 for them, after a step: on one device, with layers placed (TensorFlow), with weights split (JAX).
@@ -20,6 +21,7 @@ Usage: KERAS_BACKEND=... python benchmarks/distribution.py
 """
 
 import contextlib
+import itertools
 import json
 import pathlib
 import statistics
@@ -106,21 +108,30 @@ def speed(rounds: int) -> None:
         print(f"| {name} | {rate:,.0f} | {rate / rates['2 devices, by hand']:.3f} |")
 
 
-def by_hand_in_processes(distribution) -> Callable[[np.ndarray, np.ndarray], None] | None:
-    """Returns an epoch by the engine alone, `None` where there is none to compare with.
+def by_hand_in_processes(distribution) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Returns an epoch by the engine alone.
 
     Args:
         distribution: Ours, whose connection it shares, as a process can start one only.
     """
-    if keras.backend.backend() != "tensorflow" or distribution.num_processes == 1:
-        return None
+    by_backend = {"tensorflow": strategy_by_hand, "jax": sharding_by_hand, "torch": ddp_by_hand}
+    return by_backend[keras.backend.backend()](distribution)
+
+
+def loop_metrics() -> list[keras.Metric]:
+    """The metrics of a loop by hand: those that `conv_net` compiles."""
+    return [keras.metrics.Mean(), keras.metrics.SparseCategoricalAccuracy()]
+
+
+def strategy_by_hand(distribution) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Returns an epoch by `MultiWorkerMirroredStrategy`."""
     import tensorflow as tf
 
     strategy = distribution.strategy
     with strategy.scope():
         model = conv_net()
         loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        metrics = [keras.metrics.Mean(), keras.metrics.SparseCategoricalAccuracy()]
+        metrics = loop_metrics()
         model.optimizer.build(model.trainable_variables)
 
     def step(x, y):
@@ -149,6 +160,57 @@ def by_hand_in_processes(distribution) -> Callable[[np.ndarray, np.ndarray], Non
     return epoch
 
 
+def sharding_by_hand(distribution) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Returns an epoch by `keras.distribution`, to which each process passes its slice."""
+    scope = keras.distribution.DataParallel(auto_shard_dataset=False).scope
+    count, index = distribution.num_processes, distribution.process_index
+    with scope():
+        model = conv_net()
+
+    def epoch(x, y):
+        with scope():
+            model.fit(x[index::count], y[index::count], batch_size=BATCH // count, verbose=0)
+
+    return epoch
+
+
+def ddp_by_hand(distribution) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Returns an epoch by `DistributedDataParallel`, each process with the same number of steps."""
+    import torch
+    from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
+
+    model = conv_net()
+    replica = torch.nn.parallel.DistributedDataParallel(model)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    metrics = loop_metrics()
+    turns = itertools.count()
+
+    def epoch(x, y):
+        dataset = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+        # By default, it asks `torch.distributed` for the number of processes.
+        sampler = DistributedSampler(dataset)
+        sampler.set_epoch(next(turns))
+        batches = BatchSampler(sampler, BATCH // distribution.num_processes, drop_last=False)
+        for x_part, y_part in DataLoader(dataset, sampler=batches, batch_size=None):
+            outputs = replica(x_part, training=True)
+            loss = loss_of(y_part, outputs)
+            replica.zero_grad()
+            loss.backward()
+            variables = model.trainable_variables
+            with torch.no_grad():
+                model.optimizer.apply([v.value.grad for v in variables], variables)
+                metrics[0].update_state(loss)
+                metrics[1].update_state(y_part, outputs)
+        for metric in metrics:
+            # Of equally many samples in each process.
+            result = torch.as_tensor(metric.result())
+            torch.distributed.all_reduce(result)
+            float(result / distribution.num_processes)
+            metric.reset_state()
+
+    return epoch
+
+
 def worker(rounds: int, path: str) -> None:
     """Measures the variants in one of the processes; the chief writes the medians down."""
     distribution = multi_worker()
@@ -156,9 +218,8 @@ def worker(rounds: int, path: str) -> None:
     with distribution.scope():
         model = conv_net()
     variants = {"multi_worker": lambda x, y: model.fit(x, y, batch_size=BATCH, verbose=0)}
-    hand = by_hand_in_processes(distribution)
-    if hand is not None:
-        variants["by hand"] = hand
+    if distribution.num_processes > 1:
+        variants["by hand"] = by_hand_in_processes(distribution)
     seconds = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, epoch in variants.items():

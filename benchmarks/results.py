@@ -54,10 +54,9 @@ RUNS = [
         )
         for name in ("tensorflow", "jax")
     ),
-    (
-        "Distribution: images per second in processes, tensorflow",
-        "tensorflow",
-        "distribution.py processes",
+    *(
+        (f"Distribution: images per second in processes, {n}", n, "distribution.py processes")
+        for n in BACKENDS
     ),
     ("Resuming after kills", "tensorflow", "resume_kill.py"),
     ("What Resume costs", "tensorflow", "resume_kill.py --cost"),

@@ -1,5 +1,6 @@
 """Several processes, on one machine or on several, each of which takes a part of every batch."""
 
+import contextlib
 import math
 import numbers
 import random
@@ -89,10 +90,23 @@ def _meet(environment: Environment, timeout: float, backend: str) -> Processes:
     if environment not in _MET:
         _check_untouched(backend)
         announce(environment.index)
-        group = connect(environment, timeout, own_ports=backend == "tensorflow")
+        with _meeting_place(environment, timeout, backend) as place:
+            group = connect(place, timeout, own_ports=backend == "tensorflow")
         _MET[environment] = group
         _share_seed(group)
     return _MET[environment]
+
+
+def _meeting_place(
+    environment: Environment, timeout: float, backend: str
+) -> contextlib.AbstractContextManager[Environment]:
+    """Returns the context in which the environment has an address that is free for the chief."""
+    if backend == "torch":
+        from keras_optkit.distribution.torch_agent import agent_listens, meeting_place
+
+        if agent_listens():
+            return meeting_place(environment, timeout)
+    return contextlib.nullcontext(environment)
 
 
 def _check_untouched(backend: str) -> None:

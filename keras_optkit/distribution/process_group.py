@@ -172,13 +172,14 @@ def _name(index: int) -> str:
     return f"Process {index}" if index else "The chief (process 0)"
 
 
-def _split(address: str) -> tuple[str, int]:
+def split_address(address: str) -> tuple[str, int]:
+    """Returns the host and the port of an address."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def _listen(address: str, environment: Environment) -> socket.socket:
-    host, port = _split(address)
+    host, port = split_address(address)
     for where in (host, ""):
         try:
             family = socket.AF_INET6 if ":" in where else socket.AF_INET
@@ -282,17 +283,22 @@ def _missing(missing: list[int], environment: Environment, timeout: float) -> Ti
     )
 
 
+def no_chief(environment: Environment, timeout: float) -> TimeoutError:
+    """Returns the error that says that the chief has not come."""
+    return _missing([0], environment, timeout)
+
+
 def _join(
     environment: Environment, problem: str | None, timeout: float, deadline: float
 ) -> socket.socket:
-    host, port = _split(environment.addresses[0])
+    host, port = split_address(environment.addresses[0])
     while True:
         try:
             line = socket.create_connection((host, port), timeout=5)
             break
         except OSError as error:
             if time.monotonic() > deadline:
-                raise _missing([0], environment, timeout) from error
+                raise no_chief(environment, timeout) from error
             time.sleep(0.05)
     hello = {
         "index": environment.index,

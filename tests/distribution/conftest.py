@@ -43,7 +43,16 @@ def killed_processes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def found_by_processes(killed_processes):
-    """What each of two processes found, which go on with that training, too."""
+    """What each of two processes found, which go on with that training, too.
+
+    Those of torch are started by torchrun, whose agent listens at their address.
+    """
     folder = killed_processes[0]
-    assert launch([str(PROCESSES), "train", str(folder)], 2, grace=5) == 0
+    command = [str(PROCESSES), "train", str(folder)]
+    if keras.backend.backend() == "torch":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        code = subprocess.run([*torchrun, "--nproc-per-node=2", *command], timeout=570).returncode
+    else:
+        code = launch(command, 2, grace=5)
+    assert code == 0
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]
