@@ -95,13 +95,33 @@ class _OneByOne:
         self._steps = steps
 
     def __iter__(self) -> Iterator[Any]:
-        taken = 0
-        for batch in self._dataset:
-            taken += 1
-            yield batch
-        if taken % self._steps == 0:
-            # An execution without any batch is the end of the epoch.
-            raise tf.errors.OutOfRangeError(None, None, "the end of the data")
+        return _Batches(iter(self._dataset), self._steps)
+
+
+class _Batches:
+    """The batches of one epoch, whose end is told to the execution that finds none."""
+
+    def __init__(self, batches: Iterator[Any], steps: int):
+        self._batches = batches
+        self._steps = steps
+        self._taken = 0
+        self._ended = False
+
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __next__(self) -> Any:
+        if not self._ended:
+            try:
+                batch = next(self._batches)
+                self._taken += 1
+                return batch
+            except StopIteration:
+                self._ended = True
+                if self._taken % self._steps:
+                    # The last execution has fewer batches.
+                    raise
+        raise tf.errors.OutOfRangeError(None, None, "the end of the data")
 
 
 class _Replica:

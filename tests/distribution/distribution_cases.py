@@ -171,6 +171,12 @@ CASES = {
         {"metrics": ["mae"]},
         lambda: {"x": repeating(), "steps_per_epoch": 4},
     ),
+    "unknown length, steps_per_execution": (
+        dense,
+        sgd(),
+        {"steps_per_execution": 2},
+        lambda: {"x": dataset(X, Y).filter(lambda *batch: True)},
+    ),
     "tf.data": (unbuilt, sgd(), {}, lambda: {"x": dataset(X, Y)}),
     "own train_step, eagerly": (OwnStep, sgd(clipnorm=0.1), {"run_eagerly": True}, {**DATA, **ODD}),
 }
@@ -184,6 +190,7 @@ PROCESS_CASES = [
     "accumulation, averages",
     "batch norm",
     "steps_per_execution",
+    "unknown length, steps_per_execution",
     "Python generator",
 ]
 

@@ -1,11 +1,13 @@
 """Data whose samples have numbers: arrays, or a `tf.data.Dataset` that is the same in each pass."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_optkit.compression.distillation import fingerprint
+from keras_optkit.compression.distillation.rows import reader
 
 
 class Arrays:
@@ -21,6 +23,7 @@ class Arrays:
                 f"Received: arrays of lengths {[len(array) for array in flat]}"
             )
         self.samples = len(flat[0])
+        self._rows: Callable[[Any], list[Any]] | None = None
         inputs = keras.tree.flatten(arrays[0])
         self.input_shapes = [(None, *array.shape[1:]) for array in inputs]
 
@@ -38,14 +41,9 @@ class Arrays:
 
     def gather(self, index: Any) -> Any:
         """Returns numbers and the samples of these numbers, of one or of a batch."""
-        import tensorflow as tf
-
-        flat = keras.tree.flatten(self.arrays)
-        types = [array.dtype for array in flat]
-        values = tf.numpy_function(lambda i: [array[i] for array in flat], [index], types)
-        for value, array in zip(values, flat, strict=True):
-            value.set_shape((*index.shape, *array.shape[1:]))
-        return index, keras.tree.pack_sequence_as(self.arrays, values)
+        if self._rows is None:
+            self._rows = reader(keras.tree.flatten(self.arrays))
+        return index, keras.tree.pack_sequence_as(self.arrays, self._rows(index))
 
 
 class Samples:

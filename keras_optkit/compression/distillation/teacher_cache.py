@@ -1,5 +1,6 @@
 """What a teacher returns for a data set, computed once and read in the input pipeline."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from keras_optkit.compression.distillation import fingerprint
 from keras_optkit.compression.distillation.cache_file import CacheFile
 from keras_optkit.compression.distillation.numbered_data import numbered
 from keras_optkit.compression.distillation.output_kind import check_kind
+from keras_optkit.compression.distillation.rows import reader
 from keras_optkit.compression.distillation.teacher import (
     load_teachers,
     output_kinds,
@@ -192,12 +194,12 @@ class TeacherCache:
             dataset = tf.data.Dataset.zip(dataset, drawn)
             dataset = dataset.map(self._view, tf.data.AUTOTUNE).batch(**batches)
         count = data.samples // batch_size if drop_remainder else -(-data.samples // batch_size)
-        dataset = dataset.map(self._join, tf.data.AUTOTUNE)
+        read = reader([self._file.arrays[name] for name in self._names])
+        dataset = dataset.map(functools.partial(self._join, read), tf.data.AUTOTUNE)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def _view(self, indexed, number):
-
         index, element = indexed
         view = number % self._views
         return index, view, (self._variant(index, view, element[0]), *element[1:])
@@ -209,28 +211,20 @@ class TeacherCache:
             return x
         return self._augment(x, tf.cast(tf.stack([self._seed + view, index]), "int32"))
 
-    def _join(self, index, view, element):
+    def _join(self, read, index, view, element):
         import tensorflow as tf
 
         rows = view * self._data.samples + index
-        arrays = [self._file.arrays[name] for name in self._names]
-        inputs = tf.nest.flatten(element[0])
-
-        def read(rows, *inputs):
-            self._require_same(rows, list(inputs))
-            # In the order of the file, which is what a disk is fast at.
-            return [np.asarray(array[rows]).astype("float32") for array in arrays]
-
-        values = tf.numpy_function(read, [rows, *inputs], ["float32"] * len(arrays))
-        for value, shape in zip(values, self._shapes, strict=True):
-            value.set_shape(shape)
-        left = iter(values)
-        answers = tuple({name: next(left) for name in outputs} for outputs in self.outputs)
+        if self._data.arrays is None or self._augment is not None:
+            # Otherwise the samples came by their numbers.
+            inputs = tf.nest.flatten(element[0])
+            rows = tf.numpy_function(self._require_same, [rows, *inputs], "int64")
+            rows.set_shape(index.shape)
+        values = iter([tf.cast(value, "float32") for value in read(rows)])
+        answers = tuple({name: next(values) for name in outputs} for outputs in self.outputs)
         return {INPUTS: element[0], OUTPUTS: answers}, *element[1:]
 
-    def _require_same(self, rows: np.ndarray, inputs: list[np.ndarray]) -> None:
-        if self._data.arrays is not None and self._augment is None:
-            return  # They came by their numbers.
+    def _require_same(self, rows: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
         if not np.array_equal(fingerprint.checksums(inputs), self._file.arrays["checksums"][rows]):
             raise ValueError(
                 "A sample is not the one that the teacher has seen under its number. Either the "
@@ -238,6 +232,7 @@ class TeacherCache:
                 "and pass random augmentation as `augment`. Or it was changed since the cache was "
                 f"made: then remove {str(self._file.folder)!r}, and it is computed anew."
             )
+        return rows
 
     def _fingerprint(self) -> dict[str, Any]:
         return {

@@ -154,6 +154,8 @@ def test_what_has_changed_is_computed_anew(teacher, tmp_path, changed, capsys):
     assert f"TeacherCache: the {what} changed, so" in capsys.readouterr().out
     inputs, _, outputs = read(cache.dataset(8))
     tolerance = 1e-2 if changed == "dtype" else 1e-5
+    stored = np.load(tmp_path / "output_0.npy", mmap_mode="r").dtype
+    assert (stored, outputs.dtype) == (arguments.get("dtype", "float32"), "float32")
     if changed == "teacher_preprocessor":
         inputs = inputs * 2
     np.testing.assert_allclose(outputs, teacher.predict(inputs, verbose=0), atol=tolerance)

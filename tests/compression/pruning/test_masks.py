@@ -25,6 +25,27 @@ def test_equal_to_a_stable_sort(shape):
             np.testing.assert_array_equal(mask(scores, count), by_sorting(scores, count))
 
 
+def large_scores():
+    """More than are sorted as a whole: spread, tied, and such that a sample of them misleads."""
+    rng = np.random.default_rng(0)
+    misleading = rng.uniform(1, 2, 9000).astype("float32")
+    misleading[::5] = 100.0
+    return {
+        "spread": np.abs(rng.normal(size=(90, 100))).astype("float32"),
+        "negative too": rng.normal(size=(90, 100)).astype("float32"),
+        "tied": rng.integers(0, 4, 9000).astype("float32"),
+        "equal": np.ones(9000, "float32"),
+        "misleading": misleading,
+    }
+
+
+@pytest.mark.parametrize("name", large_scores())
+def test_large_tensors_are_equal_to_a_stable_sort(name):
+    scores = large_scores()[name]
+    for count in (1, 1800, 4500, 8999, 9000):
+        np.testing.assert_array_equal(mask(scores, count), by_sorting(scores, count))
+
+
 @pytest.mark.parametrize("value", [0.0, 0.5, 1e-40])
 def test_ties_are_pruned_to_exactly_the_count(value):
     # The trap: TF-MOT prunes nothing where all weights are equal.

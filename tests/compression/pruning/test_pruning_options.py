@@ -88,6 +88,29 @@ def test_a_criterion_of_ones_own(make_model, toy):
         assert np.abs(old[kernel == 0]).min() > np.abs(old[kernel != 0]).max()
 
 
+def test_a_criterion_sees_the_weights_as_they_were_just_updated(make_model, toy):
+    """Masked ones have moved, and may come back; averages have the zeros of their kernels."""
+    start = make_model().get_weights()
+
+    def masks(criterion):
+        optimizer = keras.optimizers.SGD(0.5, momentum=0.9, use_ema=True, ema_momentum=0.5)
+        model, seen = make_model(optimizer), []
+        model.set_weights(start)
+        watch = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: seen.append([k == 0 for k in kernels(model)])
+        )
+        pruning = Pruning(ConstantSparsity(0.5, 1, frequency=3), criterion=criterion)
+        keras.utils.set_random_seed(0)
+        fit(model, toy, pruning, watch, epochs=4)
+        assert zeros(model) == [0.5, 0.5]
+        return [np.concatenate([m.ravel() for m in epoch]) for epoch in seen]
+
+    own, plain = masks(lambda kernel: keras.ops.abs(kernel.value)), masks("magnitude")
+    np.testing.assert_array_equal(own, plain)
+    # Masks that stayed as they were would prove little.
+    assert (own[0] != own[-1]).any()
+
+
 def test_the_frequency_of_the_callback_comes_first(make_model, toy):
     class Count(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
