@@ -142,7 +142,8 @@ class Worker:
             self._process.stdin.flush()
 
     def _listen(self, process: subprocess.Popen) -> None:
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+        # Closed here alone: a pipe that is closed while it is read is an error of another kind.
+        with process.stdout, contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
             while True:
                 self._told.put((self, process, pickle.load(process.stdout)))
         self._told.put((self, process, None))
@@ -161,10 +162,9 @@ class Worker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                # What was not sent is of no use any more.
-                with contextlib.suppress(OSError):
-                    pipe.close()
+            # What was not sent is of no use any more.
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
             self._process = None
 
 
