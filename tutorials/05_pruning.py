@@ -83,26 +83,29 @@ WAYS = {
         RAMP, select=["conv2", "hidden"], structure=pruning.BlockSparsity((1, 4))
     ),
 }
-models, histories = {"dense": dense}, {}
+models = {"dense": dense}
 for name, make in WAYS.items():
     keras.utils.set_random_seed(0)
-    model = compiled(keras.models.load_model(args.output / "dense.keras"))
-    fitted = model.fit(*train, batch_size=64, epochs=args.epochs, verbose=0, callbacks=[make()])
-    models[name], histories[name] = model, fitted.history
+    models[name] = model = compiled(keras.models.load_model(args.output / "dense.keras"))
+    model.fit(*train, batch_size=64, epochs=args.epochs, verbose=0, callbacks=[make()])
 
+# The first layer has one input, of which 2:4 takes nothing.
 print(pruning.sparsity(models["2:4"]))
 
 figure = Figure(figsize=(9, 5), layout="constrained")
 axes = figure.subplots()
-# Some of the lines are one: the first ones are drawn wide, so that all are seen.
-for (name, history), width in zip(histories.items(), (11, 7, 3, 2), strict=True):
-    epochs = np.arange(1, args.epochs + 1)
-    axes.plot(epochs, 100 * np.array(history["sparsity"]), linewidth=width, label=name)
-axes.set_xlabel("epoch", fontsize=16)
-axes.set_ylabel("zeros among what is pruned, %", fontsize=16)
-axes.tick_params(labelsize=14)
-axes.grid(alpha=0.3)
-axes.legend(fontsize=14)
+for place, name in enumerate(WAYS):
+    rows = pruning.sparsity(models[name]).rows
+    heights = [100 * row.sparsity for row in rows]
+    bars = axes.bar(np.arange(len(rows)) + 0.2 * (place - 1.5), heights, 0.2, label=name)
+    axes.bar_label(bars, fmt="%.0f", fontsize=11)
+kernels = [f"{row.path.split('/')[-2]}\n{row.size:,} weights" for row in rows]
+axes.set_xticks(np.arange(len(rows)), kernels, fontsize=14)
+axes.set_ylabel("zeros, %", fontsize=16)
+axes.set_ylim(0, 118)
+axes.set_yticks(range(0, 101, 20))
+axes.tick_params(axis="y", labelsize=14)
+axes.legend(fontsize=13, ncols=4, loc="upper center", columnspacing=1, handlelength=1)
 figure.savefig(args.output / "sparsity.png", dpi=80)
 
 # 4. Going on, with the zeros kept -----------------------------------------------------------------

@@ -1,40 +1,31 @@
 """What every tuner here adds to KerasTuner's: searches that survive, and say what went wrong."""
 
 import contextlib
-import copy
-import gc
 import pathlib
-import traceback
 from typing import Any
 
 import keras
 import keras_tuner
 from keras_tuner.src.distribute import utils as dist_utils
 from keras_tuner.src.engine import hypermodel as hm_module
-from keras_tuner.src.engine import tuner_utils
 
 from keras_optkit.core.checks import check_count
 from keras_optkit.core.console import say
 from keras_optkit.core.monitor import compiled_metrics
 from keras_optkit.tuning.description import describe_model, describe_objective, describe_space
-from keras_optkit.tuning.epochs import (
-    LatencyCallback,
-    ParametersCallback,
-    TrialPruningCallback,
-    read_epochs,
-)
-from keras_optkit.tuning.files import check_directory, read_json, write_json
+from keras_optkit.tuning.epochs import read_epochs
+from keras_optkit.tuning.files import check_directory, write_json
 from keras_optkit.tuning.objective import check_reported, check_validated, settle_objective
-from keras_optkit.tuning.oracle import ERROR_FILE, OptkitOracle
+from keras_optkit.tuning.oracle import OptkitOracle
 from keras_optkit.tuning.pareto import pareto_front
-from keras_optkit.tuning.results import summarise
+from keras_optkit.tuning.trial_runner import TrialRunner
 from keras_optkit.tuning.workers import search_in_parallel
 
 # Of how many trials the weights are kept unless something else is asked for.
 _KEPT = 10
 
 
-class OptkitTuner:
+class OptkitTuner(TrialRunner):
     """Repairs of KerasTuner's `Tuner`; a mixin that comes before one of its subclasses.
 
     - A trial that fails is recorded with its error, and the search goes on. A search in which no
@@ -150,11 +141,6 @@ class OptkitTuner:
         fit = getattr(type(self.hypermodel), "fit", None)
         known = ("keras_tuner.", "keras_optkit.")
         return self._trains_models and fit is not None and fit.__module__.startswith(known)
-
-    @property
-    def _measures_latency(self) -> bool:
-        objective = self.oracle.objective
-        return "latency" in [one.name for one in getattr(objective, "objectives", [objective])]
 
     def _settings(self, oracle: OptkitOracle) -> dict[str, Any]:
         """Returns the arguments without which a search cannot be gone on with."""
@@ -344,26 +330,6 @@ class OptkitTuner:
         self.hypermodel.fit(fresh, model, *fit_args, **fit_kwargs)
         return model
 
-    def load_model(self, trial):
-        path = self._get_checkpoint_fname(trial.trial_id)
-        if not keras_tuner.src.backend.io.exists(path):
-            raise ValueError(
-                f"The weights of trial {trial.trial_id} were not kept. "
-                f"Received: keep_checkpoints={self.keep_checkpoints}"
-            )
-        model = self._try_build(trial.hyperparameters)
-        self._load_weights(model, trial.trial_id)
-        return model
-
-    def _load_weights(self, model: keras.Model, trial_id: str) -> None:
-        """Gives a model that was built with the values of a trial the weights of its best epoch."""
-        if not model.built:
-            model.build_from_config(read_json(self._get_build_config_fname(trial_id)))
-            # Keras builds the layers of a subclassed model here, and still takes it for unbuilt.
-            model.built = all(layer.built for layer in model.layers)
-        with keras_tuner.src.engine.tuner.maybe_distribute(self.distribution_strategy):
-            model.load_weights(self._get_checkpoint_fname(trial_id))
-
     def _report(self) -> list[str]:
         lines = []
         if self.trial_pruner is not None:
@@ -392,92 +358,6 @@ class OptkitTuner:
             f"failed with:\n{first and first.message}"
         ) from self.first_error
 
-    def _try_run_and_update_trial(self, trial, *fit_args, **fit_kwargs):
-        try:
-            self._run_and_update_trial(trial, *fit_args, **fit_kwargs)
-        except keras_tuner.errors.FatalError:
-            raise
-        except Exception as error:
-            skipped = isinstance(error, keras_tuner.errors.FailedTrialError)
-            trial.status = "FAILED" if skipped else "INVALID"
-            trial.message = traceback.format_exc()
-            if self._is_worker():
-                path = pathlib.Path(self.get_trial_dir(trial.trial_id), ERROR_FILE)
-                write_json(str(path), trial.message)
-            self.note_error(error)
-        else:
-            trial.status = "COMPLETED"
-            trial.message = None
-
-    def _run_and_update_trial(self, trial, *fit_args, **fit_kwargs):
-        results = self.run_trial(trial, *fit_args, **fit_kwargs)
-        objective = self.oracle.objective
-        if self.oracle.get_trial(trial.trial_id).metrics.exists(objective.name):
-            # A `run_trial` that reports to the oracle itself, as was KerasTuner's way once.
-            return
-        if not hasattr(objective, "objectives"):
-            tuner_utils.validate_trial_results(results, objective, "Tuner.run_trial()")
-        metrics, step = summarise(results, objective)
-        self.oracle.update_trial(trial.trial_id, metrics, step=step)
-
-    def run_trial(self, trial, *fit_args, **fit_kwargs):
-        """Trains the model of a trial, `executions_per_trial` times.
-
-        Args:
-            trial: KerasTuner's `Trial`.
-            *fit_args: What `search` was given.
-            **fit_kwargs: What `search` was given.
-
-        Returns:
-            List of what `HyperModel.fit` returned.
-        """
-        fit_kwargs = self._fit_arguments(trial, fit_kwargs)
-        callbacks = fit_kwargs.pop("callbacks", None) or []
-        # Of all executions the best epoch is kept.
-        checkpoint = tuner_utils.SaveBestEpoch(
-            self.oracle.objective, self._get_checkpoint_fname(trial.trial_id)
-        )
-        results = []
-        for execution in range(self.executions_per_trial):
-            own = self._deepcopy_callbacks(callbacks)
-            self._configure_tensorboard_dir(own, trial, execution)
-            if self._measures_latency:
-                own.append(LatencyCallback(fit_args[0] if fit_args else fit_kwargs.get("x")))
-            own += [ParametersCallback(), tuner_utils.TunerCallback(self, trial), checkpoint]
-            pruning = None
-            if self.trial_pruner is not None and execution == 0:
-                pruning = TrialPruningCallback(
-                    self.trial_pruner, self.oracle.objective, self.get_trial_dir(trial.trial_id)
-                )
-                own.append(pruning)
-            arguments = {**copy.copy(fit_kwargs), "callbacks": own}
-            results.append(self._build_and_fit_model(trial, *fit_args, **arguments))
-            if pruning is not None and pruning.pruned:
-                break
-        return results
-
-    def _fit_arguments(self, trial: Any, fit_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Returns the arguments of `fit` in a trial."""
-        return dict(fit_kwargs)
-
-    def _configure_tensorboard_dir(self, callbacks, trial, execution=0):
-        # KerasTuner imports tensorboard in every trial, and fails them all where it is missing.
-        if any(type(callback).__name__ == "TensorBoard" for callback in callbacks):
-            super()._configure_tensorboard_dir(callbacks, trial, execution)
-
-    def _try_build(self, hp):
-        with _kept_settings():
-            keras.backend.clear_session(free_memory=False)
-        gc.collect()
-        model = self._build_hypermodel(hp)
-        self._check_model(model)
-        size = keras_tuner.src.engine.tuner.maybe_compute_model_size(model)
-        if self.max_model_size and size > self.max_model_size:
-            raise keras_tuner.errors.FailedTrialError(
-                f"The model has {size} parameters. Received: max_model_size={self.max_model_size}"
-            )
-        return model
-
 
 def _check_workers(workers: Any, strategy: Any) -> None:
     if check_count("workers", workers) == 0:
@@ -495,17 +375,6 @@ def _check_workers(workers: Any, strategy: Any) -> None:
             "`workers` trains each trial on its own, and a distribution spreads one over several "
             f"devices: choose one of them. Received: workers={workers}, {distribution!r}"
         )
-
-
-@contextlib.contextmanager
-def _kept_settings():
-    """Puts back what `clear_session` resets though it is no state of a model."""
-    policy = keras.config.dtype_policy()
-    distribution = keras.distribution.distribution()
-    yield
-    keras.config.set_dtype_policy(policy)
-    if distribution is not None:
-        keras.distribution.set_distribution(distribution)
 
 
 def _fill_with_defaults(hp: keras_tuner.HyperParameters) -> None:
