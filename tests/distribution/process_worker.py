@@ -135,8 +135,8 @@ def check_files():
         stop,
     ]
     model = compiled()
-    settings = {**SETTINGS, "validation_data": (X[:20], -Y[:20]), "epochs": 9, "verbose": 2}
-    history = model.fit(**settings, callbacks=writing).history
+    settings = {**SETTINGS, "validation_data": (X[:20], -Y[:20]), "shuffle": False}
+    history = model.fit(**{**settings, "epochs": 9, "verbose": 2}, callbacks=writing).history
     model.save(OWN / "model.keras")
     files = sorted(str(f.relative_to(OWN)) for f in OWN.rglob("*") if not f.is_dir())
     found = {"files": [f for f in files if not f.startswith("board")], "all files": len(files)}
@@ -278,6 +278,7 @@ def refusals():
             return keras.Model(inputs, keras.layers.Dense(3)(one(inputs)))
 
         calls |= {
+            "steps_per_execution": lambda: fit(steps_per_execution=2),
             "split already": split,
             "shuffled apart": lambda: compiled().fit(dataset(X + ME, Y), verbose=0),
             "one row": lambda: fit(make=one_row),
