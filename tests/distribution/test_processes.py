@@ -15,10 +15,10 @@ of_torch = pytest.mark.backends("torch")
 def test_a_killed_process_ends_the_others_who_say_so(killed):
     _, code, told = killed
     assert code == 137
-    assert "launch: Worker 1 was ended by SIGKILL; the others are ended." in told
+    assert "launch: Worker 1 was ended by SIGKILL" in told
     # Torch says in each line that it is of rank 0, and JAX says more when it ends.
     said = r"\[0\] (\[rank0\]: )?RuntimeError: Process 1 of 2 has ended or cannot be reached"
-    lines = told.strip().splitlines()
+    lines = [line for line in told.splitlines() if line.startswith("[0]")]
     here = lines if BACKEND == "jax" else lines[-1:]
     assert any(re.match(said, line) for line in here), told[-2000:]
 
