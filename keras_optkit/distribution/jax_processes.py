@@ -18,7 +18,7 @@ from keras_optkit.distribution.distribution import Distribution
 from keras_optkit.distribution.launch import _free_ports
 from keras_optkit.distribution.once_built import once_built
 from keras_optkit.distribution.one_training import one_training
-from keras_optkit.distribution.process_group import ProcessGroup
+from keras_optkit.distribution.process_group import PATIENCE, ProcessGroup
 from keras_optkit.distribution.replaced import replaced
 from keras_optkit.distribution.sharded import Sharded
 
@@ -128,7 +128,7 @@ class JaxProcesses(Sharded):
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
-            gone = self.group.gone()
+            gone = self.group.gone(PATIENCE)
             if gone:
                 raise self.group.told_that_gone(gone[0]) from error
             raise
