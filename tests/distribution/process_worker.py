@@ -13,7 +13,6 @@ import pickle
 import random
 import signal
 import sys
-import time
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -73,13 +72,11 @@ def worst(name, several, one):
 def check_exactness():
     found = {}
     for name in [*PROCESS_CASES[BACKEND], *FOREIGN]:
-        start = time.monotonic()
         try:
             several = train(name, DISTRIBUTION.scope)
         except Exception:
             several = failure()
         found |= worst(name, several, lambda name=name: train(name, ALONE))
-        found["seconds: " + name] = round(time.monotonic() - start, 1)
     return found
 
 
@@ -287,16 +284,6 @@ def refusals():
     return {f"refused: {name}": told(call) for name, call in calls.items()}
 
 
-def timed(check):
-    def run():
-        start = time.monotonic()
-        found = check()
-        return {**found, f"seconds: {check.__name__}": round(time.monotonic() - start, 1)}
-
-    run.__name__ = check.__name__
-    return run
-
-
 def rest():
     of_torch = [check_own_steps, check_ddp, check_plain_norm] if BACKEND == "torch" else []
     # The first one, as the others set seeds.
@@ -307,7 +294,7 @@ def rest():
         "again": auto().num_devices,
         "size": [DISTRIBUTION.num_processes, DISTRIBUTION.global_batch_size(8)],
         # Where a check fails in one process, the other may wait for it, or speak of another check.
-        **collected([timed(check) for check in checks], go_on=False),
+        **collected(checks, go_on=False),
     }
 
 
