@@ -247,7 +247,7 @@ def refusals():
         "compiled outside": compile_outside,
         "compiled again outside": compile_again,
         "two scopes": two_scopes,
-        "optimizer outside": lambda: fit(optimizer=outside),
+        "optimizer outside": lambda: fit(optimizer=lambda: outside),
         "metric outside": lambda: fit(metrics=[metric]),
         "small batch": lambda: fit(size=3),
         "no such device": lambda: data_parallel(["cpu:0", "cpu:4"]),

@@ -29,6 +29,7 @@ from distribution_cases import (
     adding,
     dataset,
     difference,
+    sgd,
     train,
 )
 from worker_tools import collected, dropped, failure, told
@@ -48,7 +49,9 @@ SETTINGS = {**DATA, **ODD, "verbose": 0}
 
 
 def compiled(scope=DISTRIBUTION.scope, *args, **kwargs):
-    return compiled_in(scope, *args, **kwargs)
+    return compiled_in(
+        scope, *args, **{"optimizer": sgd(momentum=0.9), "metrics": ["mae"], **kwargs}
+    )
 
 
 def of_all(value):

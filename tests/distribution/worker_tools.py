@@ -14,8 +14,7 @@ def compiled(scope, make=dense, optimizer=None, **kwargs):
     keras.utils.set_random_seed(3)
     with scope():
         model = make()
-        optimizer = (optimizer or sgd(momentum=0.9))()
-        model.compile(**{"optimizer": optimizer, "loss": "mse", "metrics": ["mae"], **kwargs})
+        model.compile(**{"optimizer": (optimizer or sgd())(), "loss": "mse", **kwargs})
     return model
 
 
@@ -29,7 +28,7 @@ def dropped(scope, samples):
 
     def kernel():
         rate = {"optimizer": lambda: keras.optimizers.SGD(1.0), "loss": lambda y, out: out}
-        model = compiled(scope, make, **rate, metrics=None)
+        model = compiled(scope, make, **rate)
         model.fit(np.ones((samples, 500)), np.ones((samples, 1)), batch_size=samples, verbose=0)
         return 1 - model.get_weights()[0]
 
