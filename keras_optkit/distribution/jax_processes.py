@@ -4,6 +4,8 @@ import contextlib
 import functools
 import json
 import math
+import weakref
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,8 +16,9 @@ import numpy as np
 from keras_optkit.distribution.devices import resolve_devices
 from keras_optkit.distribution.distribution import Distribution
 from keras_optkit.distribution.launch import _free_ports
+from keras_optkit.distribution.once_built import once_built
 from keras_optkit.distribution.one_training import one_training
-from keras_optkit.distribution.process_group import ProcessGroup
+from keras_optkit.distribution.process_group import PATIENCE, ProcessGroup
 from keras_optkit.distribution.replaced import replaced
 from keras_optkit.distribution.sharded import Sharded
 
@@ -42,6 +45,7 @@ class JaxProcesses(Sharded):
             devices=_devices_of_all(names, group), auto_shard_dataset=False
         )
         self._running: set[int] = set()
+        self._alike: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
     @property
     def engine(self) -> str:
@@ -59,17 +63,42 @@ class JaxProcesses(Sharded):
         step = functools.partial(self._predict_step, model.predict_step)
         put = functools.partial(self._put, distribution_lib.distribute_tensor)
         self._running.add(id(model))
+        if method == "fit":
+            self._alike.discard(model)
         try:
             with (
                 self._told(),
                 super().running(model, method, arguments),
                 one_training(model, self.group, method, arguments),
+                once_built(model, lambda: self._make_alike(model)),
                 replaced(model, predict_step=step),
                 replaced(distribution_lib, distribute_tensor=put),
             ):
                 yield
         finally:
             self._running.discard(id(model))
+
+    def _make_alike(self, model: keras.Model) -> None:
+        """Lets a model begin with what it has in the chief.
+
+        Elsewhere it is other where a process drew random numbers of its own, or loaded weights;
+        JAX takes what each process has for one array.
+        """
+        if model in self._alike:
+            return
+        optimizer = getattr(model, "optimizer", None)
+        variables = list(model.variables) + list(optimizer.variables if optimizer else [])
+        own = [np.asarray(v.value.addressable_data(0)) for v in variables]
+        sums = [[str(v.dtype), v.shape, zlib.crc32(v.tobytes())] for v in own]
+        every = self.group.gather(json.dumps(sums).encode())
+        differ = self.group.from_chief(lambda: _differing(every))
+        for i in json.loads(differ):
+            content = self.group.from_chief(own[i].tobytes)
+            if not self.is_chief:
+                value = np.frombuffer(content, own[i].dtype).reshape(own[i].shape)
+                variables[i].assign(value)
+        if variables:
+            self._alike.add(model)
 
     def place(self, batch: Any, sharding: jax.sharding.Sharding) -> jax.Array:
         """Returns a batch, which every process has, on the devices of all of them."""
@@ -99,10 +128,31 @@ class JaxProcesses(Sharded):
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
-            gone = self.group.gone()
+            gone = self.group.gone(PATIENCE)
             if gone:
                 raise self.group.told_that_gone(gone[0]) from error
             raise
+
+
+def _differing(every: list[bytes]) -> bytes:
+    """Returns the places of the variables that the processes do not have alike.
+
+    Args:
+        every: The types, shapes and checksums of all variables, in each process.
+
+    Raises:
+        ValueError: If their types or shapes differ.
+    """
+    every = [json.loads(own) for own in every]
+    kinds = [[variable[:2] for variable in own] for own in every]
+    if any(each != kinds[0] for each in kinds):
+        raise ValueError(
+            "The processes built different models or optimizers. All must run the same script. "
+            f"Received: {[len(own) for own in every]} variables in processes 0 to "
+            f"{len(every) - 1}, of different shapes"
+        )
+    places = range(len(every[0]))
+    return json.dumps([i for i in places if any(own[i] != every[0][i] for own in every)]).encode()
 
 
 def _start(group: ProcessGroup, timeout: float) -> None:

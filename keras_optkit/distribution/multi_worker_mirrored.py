@@ -15,7 +15,7 @@ from keras_optkit.distribution.distribution import Distribution
 from keras_optkit.distribution.environment import Environment
 from keras_optkit.distribution.mirrored import Mirrored
 from keras_optkit.distribution.one_training import one_training
-from keras_optkit.distribution.process_group import ProcessGroup
+from keras_optkit.distribution.process_group import PATIENCE, ProcessGroup
 from keras_optkit.distribution.replaced import replaced
 
 # TensorFlow starts its server once in a process.
@@ -103,7 +103,7 @@ def _told_who_has_gone(group: ProcessGroup) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError:
-        gone = group.gone()
+        gone = group.gone(PATIENCE)
         if not gone:
             raise
         raise group.told_that_gone(gone[0]) from None

@@ -22,6 +22,8 @@ _HELLO = b"keras_optkit.distribution 1\n"
 _HEAD = struct.Struct("<cQQ")
 _VALUE, _ERROR, _OWN = b"v", b"e", b"o"
 _MOST_OF_A_HELLO = 1 << 20
+# Seconds to wait, once the engine has failed, for the news that a process has ended.
+PATIENCE = 3.0
 
 
 class ProcessGroup(Processes):
@@ -79,21 +81,21 @@ class ProcessGroup(Processes):
             values.append(value)
         return values
 
-    def gone(self) -> list[int]:
+    def gone(self, patience: float = 0.0) -> list[int]:
         """Returns the indices of the processes, of those with a line to this one, that have ended.
 
         The chief has a line to every other, the others to the chief only.
+
+        Args:
+            patience: Float >= 0, how many seconds to wait for the first. The lines of a process
+                that ends are cut one after the other, and the engine's may be cut before this one.
         """
-        found = []
-        for index, line in self._lines.items():
-            try:
-                if line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
-                    found.append(index)
-            except BlockingIOError:
-                pass
-            except OSError:
-                found.append(index)
-        return found
+        limit = time.monotonic() + patience
+        while True:
+            found = [index for index, line in self._lines.items() if _is_cut(line)]
+            if found or time.monotonic() >= limit:
+                return found
+            time.sleep(0.02)
 
     def told_that_gone(self, index: int) -> RuntimeError:
         """Returns the error that says that a process is missing."""
@@ -166,6 +168,15 @@ def connect(environment: Environment, timeout: float, own_ports: bool = False) -
             if hasattr(socket, name):
                 line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return ProcessGroup(environment, lines)
+
+
+def _is_cut(line: socket.socket) -> bool:
+    try:
+        return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _name(index: int) -> str:

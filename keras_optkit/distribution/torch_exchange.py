@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
-from keras_optkit.distribution.process_group import ProcessGroup
+from keras_optkit.distribution.process_group import PATIENCE, ProcessGroup
 
 
 class TorchExchange:
@@ -98,7 +98,7 @@ class TorchExchange:
         try:
             yield
         except RuntimeError as error:
-            gone = self.group.gone()
+            gone = self.group.gone(PATIENCE)
             if gone:
                 self.failure = self.group.told_that_gone(gone[0])
             else:

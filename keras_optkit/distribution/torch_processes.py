@@ -13,10 +13,10 @@ import torch
 from keras_optkit.distribution import preflight
 from keras_optkit.distribution.devices import list_devices, resolve_devices
 from keras_optkit.distribution.distribution import Distribution
+from keras_optkit.distribution.once_built import once_built
 from keras_optkit.distribution.one_training import one_training
 from keras_optkit.distribution.placed_model import placing
 from keras_optkit.distribution.process_group import ProcessGroup
-from keras_optkit.distribution.replaced import replaced
 from keras_optkit.distribution.torch_exchange import TorchExchange
 from keras_optkit.distribution.torch_parts import SharedSteps, optimizers_of
 
@@ -74,30 +74,17 @@ class TorchProcesses(Distribution):
         try:
             with (
                 one_training(model, self.group, method, arguments),
-                self._made_alike(model),
+                once_built(model, lambda: self._make_alike(model)),
                 steps.installed(),
             ):
                 yield
         finally:
             self._running.discard(model)
 
-    @contextlib.contextmanager
-    def _made_alike(self, model: keras.Model) -> Iterator[None]:
-        """Lets a model begin with what it has in the chief, as soon as it is built."""
-
-        def first(own):
-            def make(force=False):
-                if model not in self._alike:
-                    self._make_alike(model)
-                return own(force)
-
-            return make
-
-        names = ("make_train_function", "make_test_function", "make_predict_function")
-        with replaced(model, **{name: first(getattr(model, name)) for name in names}):
-            yield
-
     def _make_alike(self, model: keras.Model) -> None:
+        """Lets a model begin with what it has in the chief."""
+        if model in self._alike:
+            return
         optimizers = [v for optimizer in optimizers_of(model) for v in optimizer.variables]
         variables = list({id(v): v for v in (*model.variables, *optimizers)}.values())
         shapes = str([(tuple(v.shape), str(v.dtype)) for v in variables])

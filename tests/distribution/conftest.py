@@ -1,4 +1,4 @@
-"""What the worker found, which takes four devices and so a process of its own."""
+"""What was found by the workers: one process of four devices, and two processes."""
 
 import contextlib
 import io
@@ -13,16 +13,16 @@ import pytest
 
 from keras_optkit.distribution.launch import launch
 
-WORKER = pathlib.Path(__file__).with_name("worker.py")
-PROCESSES = pathlib.Path(__file__).with_name("processes_worker.py")
+HERE = pathlib.Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def found(tmp_path_factory):
+def found_on_devices(tmp_path_factory):
+    """What the process with four logical devices found, which must be one of its own."""
     if keras.backend.backend() == "torch":
         pytest.skip("a process of torch has one device")
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(tmp_path_factory.mktemp("worker"))],
+        [sys.executable, str(HERE / "device_worker.py"), str(tmp_path_factory.mktemp("devices"))],
         env=os.environ,
         capture_output=True,
         text=True,
@@ -33,26 +33,26 @@ def found(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def killed_processes(tmp_path_factory):
+def killed(tmp_path_factory):
     """The folder, the exit code and the messages of a training whose process 1 was killed."""
     folder, told = tmp_path_factory.mktemp("processes"), io.StringIO()
     with contextlib.redirect_stderr(told):
-        code = launch([str(PROCESSES), "kill", str(folder)], 2, grace=60)
+        code = launch([str(HERE / "process_worker.py"), str(folder), "killed"], 2, grace=60)
     return folder, code, told.getvalue()
 
 
 @pytest.fixture(scope="session")
-def found_by_processes(killed_processes):
-    """What each of two processes found, which go on with that training, too.
+def found(killed):
+    """What each of two processes found in a second start, which goes on with that training.
 
     Those of torch are started by torchrun, whose agent listens at their address.
     """
-    folder = killed_processes[0]
-    command = [str(PROCESSES), "train", str(folder)]
+    folder = killed[0]
+    command = [str(HERE / "process_worker.py"), str(folder), "rest"]
     if keras.backend.backend() == "torch":
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         code = subprocess.run([*torchrun, "--nproc-per-node=2", *command], timeout=570).returncode
     else:
         code = launch(command, 2, grace=5)
     assert code == 0
-    return [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]
+    return [json.loads((folder / f"found-{index}.json").read_text()) for index in range(2)]

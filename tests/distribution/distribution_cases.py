@@ -53,6 +53,18 @@ def embedding():
     return keras.Sequential([keras.Input((4,)), L.Embedding(10, 5), L.Flatten(), L.Dense(3)])
 
 
+class Adding(L.Layer):
+    """A layer that adds a mean over samples to the loss."""
+
+    def call(self, x):
+        self.add_loss(keras.ops.mean(x**2))
+        return x
+
+
+def adding():
+    return keras.Sequential([keras.Input((6,)), L.Dense(4), Adding(), L.Dense(3)])
+
+
 class OwnStep(keras.Model):
     """A model with a `train_step` that uses Keras' loss."""
 
@@ -65,6 +77,37 @@ class OwnStep(keras.Model):
 
     def train_step(self, *args):
         return super().train_step(*args)
+
+
+def two_inputs():
+    inputs = {name: keras.Input((6,), name=name) for name in ("left", "right")}
+    x = L.concatenate([L.Dense(8, activation="relu")(i) for i in inputs.values()])
+    return keras.Model(inputs, L.Dense(3, activation="softmax")(x))
+
+
+class Subclassed(keras.Model):
+    """A model that has no weights before its first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = L.Dense(8, activation="relu")
+        self.head = L.Dense(3)
+
+    def call(self, inputs, training=False):
+        return self.head(self.hidden(inputs))
+
+
+def mixed():
+    """A network in mixed precision, which scripts set for all layers.
+
+    Without biases: they begin at zero, and so are nothing but sums of rounded gradients.
+    """
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        hidden = L.Dense(8, activation="tanh", use_bias=False)
+        return keras.Sequential([keras.Input((6,)), hidden, L.Dense(3, use_bias=False)])
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def sgd(**kwargs):
@@ -182,17 +225,46 @@ CASES = {
 }
 
 
-# What several processes train, too: a process costs seconds.
-PROCESS_CASES = [
-    "even batches",
-    "uneven last batch",
-    "sample weights",
-    "accumulation, averages",
-    "batch norm",
-    "steps_per_execution",
-    "unknown length, steps_per_execution",
-    "Python generator",
-]
+# What several processes train, too. On torch a case costs a part of a second; on JAX all cases are
+# one program over all devices, which four devices of one process run as well.
+PROCESS_CASES = {
+    "tensorflow": [
+        "even batches",
+        "uneven last batch",
+        "sample weights",
+        "accumulation, averages",
+        "batch norm",
+        "steps_per_execution",
+        "Python generator",
+    ],
+    "jax": [
+        "uneven last batch",
+        "last batch of one",
+        "class weights",
+        "batch norm",
+        "steps_per_execution",
+    ],
+    # Keras' trainer of torch makes one step at a time.
+    "torch": [name for name in CASES if "steps_per_execution" not in name],
+}
+# Rows as in scripts that know nothing of processes.
+FOREIGN = {
+    "two inputs": (
+        two_inputs,
+        keras.optimizers.Adam,
+        {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]},
+        {"x": {"left": X, "right": X[::-1].copy()}, "y": C, **ODD},
+    ),
+    "subclassed": (Subclassed, sgd(), {}, {**DATA, **ODD}),
+    "mixed precision": (mixed, sgd(), {"metrics": ["mae"]}, {**DATA, **ODD}),
+    "unknown length": (
+        dense,
+        sgd(),
+        # Keras' trainer of torch makes one at a time.
+        {"steps_per_execution": 1 if keras.backend.backend() == "torch" else 2},
+        lambda: {"x": dataset(X, Y).filter(lambda *batch: True)},
+    ),
+}
 
 
 def train(name, scope=contextlib.nullcontext, epochs=2, place=None):
@@ -204,7 +276,7 @@ def train(name, scope=contextlib.nullcontext, epochs=2, place=None):
         epochs: How long.
         place: A function that puts the compiled model on devices.
     """
-    make, optimizer, compiled, data = CASES[name]
+    make, optimizer, compiled, data = {**CASES, **FOREIGN}[name]
     keras.utils.set_random_seed(3)
     loss = compiled.get("loss", "mse")
     with scope():

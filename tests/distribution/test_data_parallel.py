@@ -15,9 +15,9 @@ several = pytest.mark.backends("tensorflow", "jax")
 
 @several
 @pytest.mark.parametrize("name", CASES)
-def test_four_devices_equal_one(found, name):
+def test_four_devices_equal_one(found_on_devices, name):
     """Loss, metrics, weights and outputs, relative to the largest number of each array."""
-    difference = found["exactness"][name]
+    difference = found_on_devices["exactness"][name]
     assert isinstance(difference, float), difference
     assert difference < 1e-6
 
@@ -37,47 +37,47 @@ def test_four_devices_equal_one(found, name):
         "loaded in a scope",
     ],
 )
-def test_what_fit_works_with(found, name):
-    checks = found["checks"]
+def test_what_fit_works_with(found_on_devices, name):
+    checks = found_on_devices["checks"]
     assert checks.get(name, str(checks)) < 1e-6
 
 
 @several
-def test_callbacks_leave_what_they_leave_on_one_device(found):
-    one, four = found["checks"]["callbacks: zeros"]
+def test_callbacks_leave_what_they_leave_on_one_device(found_on_devices):
+    one, four = found_on_devices["checks"]["callbacks: zeros"]
     assert one == four == [24, 0, 12, 0]
-    one, four = found["checks"]["callbacks: files"]
+    one, four = found_on_devices["checks"]["callbacks: files"]
     assert one == four
     assert "best-1.keras" in one
 
 
 @several
-def test_a_training_goes_on(found):
-    assert found["checks"]["resume: from"] == [2, 0]
+def test_a_training_goes_on(found_on_devices):
+    assert found_on_devices["checks"]["resume: from"] == [2, 0]
 
 
 @several
-def test_each_device_drops_others(found):
+def test_each_device_drops_others(found_on_devices):
     """A unit is dropped for 0 to 4 of the samples, not for all or none; alike in every run."""
-    assert found["checks"]["dropout: values"] == [0, 0.5, 1, 1.5, 2]
-    assert found["checks"]["dropout: again"] == 0
+    assert found_on_devices["checks"]["dropped: values"] == [0, 0.5, 1, 1.5, 2]
+    assert found_on_devices["checks"]["dropped: again"] == 0
 
 
 @several
-def test_unsynchronized_norm_has_one_moving_average(found):
-    assert found["checks"]["plain norm: spread"] == 0
-    assert found["checks"]["plain norm: finite"]
+def test_unsynchronized_norm_has_one_moving_average(found_on_devices):
+    assert found_on_devices["checks"]["plain norm: spread"] == 0
+    assert found_on_devices["checks"]["plain norm: finite"]
 
 
 @several
-def test_no_file_holds_a_part_of_it(found):
-    assert found["checks"]["saved: left on it"] == []
+def test_no_file_holds_a_part_of_it(found_on_devices):
+    assert found_on_devices["checks"]["saved: left on it"] == []
 
 
 @several
-def test_describe(found):
+def test_describe(found_on_devices):
     engine = {"tensorflow": "MirroredStrategy", "jax": "DataParallel"}[BACKEND]
-    first, second, _ = found["checks"]["describe"].splitlines()
+    first, second, _ = found_on_devices["checks"]["describe"].splitlines()
     assert first == "4 devices: cpu:0, cpu:1, cpu:2, cpu:3"
     assert engine in second
 
@@ -104,8 +104,8 @@ REFUSED |= {"tensorflow": ON_TENSORFLOW, "jax": ON_JAX}.get(BACKEND, {})
 
 @several
 @pytest.mark.parametrize("name", REFUSED)
-def test_told_before_the_first_step(found, name):
-    message = found["refusals"][name]
+def test_told_before_the_first_step(found_on_devices, name):
+    message = found_on_devices["refusals"][name]
     assert re.match(REFUSED[name], message), message
     assert "\n" not in message
 

@@ -11,8 +11,8 @@ jax_only = pytest.mark.backends("jax")
 
 @jax_only
 @pytest.mark.parametrize(("name", "groups"), [("4 parts", 1), ("2 parts, 2 groups", 2)])
-def test_equal_to_one_device_and_smaller(found, name, groups):
-    checks = found["checks"]
+def test_equal_to_one_device_and_smaller(found_on_devices, name, groups):
+    checks = found_on_devices["checks"]
     # Sums that are split are rounded otherwise: 2.2e-6 in the outputs of this deeper model.
     assert checks.get(f"model parallel, {name}", str(checks)) < 5e-6
     held, told, whole = checks[f"model parallel, {name}: bytes"]
@@ -28,8 +28,8 @@ def test_equal_to_one_device_and_smaller(found, name, groups):
 
 
 @jax_only
-def test_describe(found):
-    text = found["checks"]["model parallel: describe"]
+def test_describe(found_on_devices):
+    text = found_on_devices["checks"]["model parallel: describe"]
     assert "weights in 2 parts\nWeights: 3,052 bytes, of which a device has 1,580" in text
     assert "/attention_output/kernel (4, 2, 8): split along axis 0" in text
     assert "/gamma (8,): whole" in text

@@ -111,6 +111,14 @@ def test_one_that_has_gone_is_told():
     close(groups)
 
 
+def test_the_line_of_one_that_ends_may_be_cut_last():
+    groups = meet(group_of(2))
+    assert groups[0].gone(0.1) == []
+    threading.Timer(0.3, close, [groups[1:]]).start()
+    assert groups[0].gone(20) == [1]
+    close(groups)
+
+
 def test_processes_that_do_not_make_the_same_calls():
     groups = meet(group_of(2))
 

@@ -1,7 +1,7 @@
 """All that needs four logical devices, in one process.
 
 Run by the tests, as devices must be made before anything else:
-KERAS_BACKEND=... python worker.py FOLDER
+KERAS_BACKEND=... python device_worker.py FOLDER
 It prints a line of JSON: the largest relative difference of each case to one device, what each
 check found, and the message of each refusal.
 """
@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import sys
-import traceback
 import warnings
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -31,6 +30,7 @@ from distribution_cases import (
     norm,
     train,
 )
+from worker_tools import collected, compiled, dropped, failure, told
 
 from keras_optkit import callbacks, pruning
 from keras_optkit.distribution import data_parallel, memory_per_device, model_parallel, split_cpu
@@ -51,16 +51,8 @@ def exactness():
             several = train(name, four(synchronize_batch_norm=True).scope)
             found[name] = difference(one, several)
         except Exception:
-            found[name] = traceback.format_exc(limit=-4)[-1500:]
+            found[name] = failure()
     return found
-
-
-def compiled(scope, make=dense, rate=0.1, **kwargs):
-    keras.utils.set_random_seed(3)
-    with scope():
-        model = make()
-        model.compile(**{"optimizer": keras.optimizers.SGD(rate), "loss": "mse", **kwargs})
-    return model
 
 
 def with_callbacks(folder, scope):
@@ -120,24 +112,8 @@ def check_resume():
     }
 
 
-def check_randomness():
-    """How often each input was dropped, by the gradient of a kernel on inputs of one."""
-
-    def make():
-        drop = keras.layers.Dropout(0.5, seed=1)
-        head = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
-        return keras.Sequential([keras.Input((500,)), drop, head])
-
-    def kernel():
-        model = compiled(four().scope, make, rate=1.0, loss=lambda y, out: out)
-        model.fit(np.ones((4, 500)), np.ones((4, 1)), batch_size=4, verbose=0)
-        return 1 - model.get_weights()[0]
-
-    first = kernel()
-    return {
-        "dropout: values": sorted({round(float(v), 3) for v in first.ravel()}),
-        "dropout: again": difference(first, kernel()),
-    }
+def check_dropout():
+    return dropped(four().scope, 4)
 
 
 def check_plain_norm():
@@ -271,7 +247,7 @@ def refusals():
         "compiled outside": compile_outside,
         "compiled again outside": compile_again,
         "two scopes": two_scopes,
-        "optimizer outside": lambda: fit(optimizer=outside),
+        "optimizer outside": lambda: fit(optimizer=lambda: outside),
         "metric outside": lambda: fit(metrics=[metric]),
         "small batch": lambda: fit(size=3),
         "no such device": lambda: data_parallel(["cpu:0", "cpu:4"]),
@@ -285,32 +261,15 @@ def refusals():
         calls["own loss"] = lambda: fit(make=OwnLoss)
     else:
         calls["indivisible"] = lambda: fit(size=10)
-    found = {}
-    for name, call in calls.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)
-                call()
-            found[name] = "nothing"
-        except Exception as error:
-            found[name] = f"{type(error).__name__}: {error}"
-    return found
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return {name: told(call) for name, call in calls.items()}
 
 
 def checks():
-    found = {}
-    for check in (
-        check_callbacks,
-        check_resume,
-        check_randomness,
-        check_plain_norm,
-        check_other_methods,
-        *([check_model_parallel] if BACKEND == "jax" else []),
-    ):
-        try:
-            found.update(check())
-        except Exception:
-            found[check.__name__] = traceback.format_exc(limit=-4)[-1500:]
+    of_jax = [check_model_parallel] if BACKEND == "jax" else []
+    here = [check_callbacks, check_resume, check_dropout, check_plain_norm, check_other_methods]
+    found = collected([*here, *of_jax])
     with four().scope() as distribution:
         pass
     found["describe"] = distribution.describe()
