@@ -11,7 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from settings import KILLED_IN_EPOCH, SETTINGS, data, fit, make_model
+from settings import KILLED, KILLED_IN_EPOCH, ONE_OF_EACH_KIND, SETTINGS, data, fit, make_model
 
 import keras_optkit
 
@@ -67,7 +67,7 @@ def test_its_model_survives_saving(setting, whole, tmp_path):
     assert len(again.optimizer.variables) == len(model.optimizer.variables)
 
 
-@every_setting
+@pytest.mark.parametrize("setting", KILLED, ids=lambda setting: setting.name)
 def test_a_killed_and_resumed_run_equals_a_whole_one(setting, whole, killed_and_resumed):
     model, history = whole(setting)
     folder = killed_and_resumed / setting.name
@@ -80,6 +80,7 @@ def test_a_killed_and_resumed_run_equals_a_whole_one(setting, whole, killed_and_
 
 
 def test_every_public_part_has_a_setting():
+    assert {setting.name for setting in SETTINGS} > ONE_OF_EACH_KIND
     parts = {
         name
         for face in (keras_optkit.layers, keras_optkit.callbacks, keras_optkit.schedules)
