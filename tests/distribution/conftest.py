@@ -16,13 +16,12 @@ from keras_optkit.distribution.launch import launch
 HERE = pathlib.Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
-def found_on_devices(tmp_path_factory):
-    """What the process with four logical devices found, which must be one of its own."""
+def _in_a_process_of_four_devices(folder, *parts):
+    """Returns what parts of the worker with four logical devices found."""
     if keras.backend.backend() == "torch":
         pytest.skip("a process of torch has one device")
     done = subprocess.run(
-        [sys.executable, str(HERE / "device_worker.py"), str(tmp_path_factory.mktemp("devices"))],
+        [sys.executable, str(HERE / "device_worker.py"), str(folder), *parts],
         env=os.environ,
         capture_output=True,
         text=True,
@@ -30,6 +29,20 @@ def found_on_devices(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def found_on_devices(tmp_path_factory):
+    """What was found with batches split between four devices."""
+    folder = tmp_path_factory.mktemp("devices")
+    return _in_a_process_of_four_devices(folder, "exactness", "checks", "refusals")
+
+
+@pytest.fixture(scope="session")
+def found_with_split_weights(tmp_path_factory):
+    """What was found with weights split between four devices, for another module's tests."""
+    folder = tmp_path_factory.mktemp("devices")
+    return _in_a_process_of_four_devices(folder, "split_weights")["split_weights"]
 
 
 @pytest.fixture(scope="session")

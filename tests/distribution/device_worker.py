@@ -1,9 +1,10 @@
 """All that needs four logical devices, in one process.
 
 Run by the tests, as devices must be made before anything else:
-KERAS_BACKEND=... python device_worker.py FOLDER
-It prints a line of JSON: the largest relative difference of each case to one device, what each
-check found, and the message of each refusal.
+KERAS_BACKEND=... python device_worker.py FOLDER PART...
+A part is `exactness`, `checks`, `refusals` or, on JAX, `split_weights`. It prints a line of JSON:
+the largest relative difference of each case to one device, what each check found, and the message
+of each refusal.
 """
 
 import contextlib
@@ -169,7 +170,7 @@ def attention():
     return keras.Model(inputs, keras.layers.Dense(3)(hidden))
 
 
-def check_model_parallel():
+def split_weights():
     found = {}
     tokens = np.random.default_rng(0).integers(0, 12, size=(46, 4))
     for name, parts in (("4 parts", 4), ("2 parts, 2 groups", 2)):
@@ -183,15 +184,15 @@ def check_model_parallel():
         for weights in (one[0], several[0]):
             weights.pop(next(i for i, p in enumerate(path) if p.endswith("key/bias")))
         shards = [v.value.addressable_shards[0].data for v in models[1].trainable_variables]
-        found[f"model parallel, {name}"] = difference(one, several)
-        found[f"model parallel, {name}: bytes"] = [
+        found[name] = difference(one, several)
+        found[f"{name}: bytes"] = [
             sum(shard.nbytes for shard in shards),
             distribution.bytes_per_device,
             sum(v.value.nbytes for v in models[1].trainable_variables),
         ]
-        found[f"model parallel, {name}: memory"] = memory_per_device(models[1])
-        found[f"model parallel, {name}: batch"] = distribution.global_batch_size(1)
-    found["model parallel: describe"] = distribution.describe()
+        found[f"{name}: memory"] = memory_per_device(models[1])
+        found[f"{name}: batch"] = distribution.global_batch_size(1)
+    found["describe"] = distribution.describe()
     return found
 
 
@@ -267,9 +268,8 @@ def refusals():
 
 
 def checks():
-    of_jax = [check_model_parallel] if BACKEND == "jax" else []
     here = [check_callbacks, check_resume, check_dropout, check_plain_norm, check_other_methods]
-    found = collected([*here, *of_jax])
+    found = collected(here)
     with four().scope() as distribution:
         pass
     found["describe"] = distribution.describe()
@@ -280,5 +280,5 @@ if __name__ == "__main__":
     split_cpu(4)
     (FOLDER / "one").mkdir()
     (FOLDER / "several").mkdir()
-    which = sys.argv[2:] or ["exactness", "checks", "refusals"]
-    sys.stdout.write(json.dumps({name: globals()[name]() for name in which}) + "\n")
+    parts = {part.__name__: part for part in (exactness, checks, refusals, split_weights)}
+    sys.stdout.write(json.dumps({name: parts[name]() for name in sys.argv[2:]}) + "\n")

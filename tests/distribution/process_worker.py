@@ -252,6 +252,7 @@ def refusals():
     calls = {
         "other batch size": lambda: fit(size=20 + 2 * ME),
         "other data": lambda: fit(X[ME:], Y[ME:]),
+        "shuffled apart": lambda: fit(X[:: 1 - 2 * ME], Y[:: 1 - 2 * ME]),
         "other method": lambda: getattr(compiled(), ["fit", "evaluate"][ME])(**DATA),
         "small batch": lambda: fit(size=1),
         "other devices": lambda: multi_worker(3),
@@ -280,7 +281,7 @@ def refusals():
         calls |= {
             "steps_per_execution": lambda: fit(steps_per_execution=2),
             "split already": split,
-            "shuffled apart": lambda: compiled().fit(dataset(X + ME, Y), verbose=0),
+            "dataset shuffled apart": lambda: compiled().fit(dataset(X + ME, Y), verbose=0),
             "one row": lambda: fit(make=one_row),
             "own optimizer": lambda: fit(make=Untracked),
         }

@@ -11,25 +11,25 @@ jax_only = pytest.mark.backends("jax")
 
 @jax_only
 @pytest.mark.parametrize(("name", "groups"), [("4 parts", 1), ("2 parts, 2 groups", 2)])
-def test_equal_to_one_device_and_smaller(found_on_devices, name, groups):
-    checks = found_on_devices["checks"]
+def test_equal_to_one_device_and_smaller(found_with_split_weights, name, groups):
+    checks = found_with_split_weights
     # Sums that are split are rounded otherwise: 2.2e-6 in the outputs of this deeper model.
-    assert checks.get(f"model parallel, {name}", str(checks)) < 5e-6
-    held, told, whole = checks[f"model parallel, {name}: bytes"]
+    assert checks.get(name, str(checks)) < 5e-6
+    held, told, whole = checks[f"{name}: bytes"]
     assert held == told
     # All but the norm and two biases, 27 of 763 numbers, are split.
     assert held == 27 * 4 + (whole - 27 * 4) * groups // 4
     # What is really on each of the four devices, and SGD's counter and rate.
-    memory = checks[f"model parallel, {name}: memory"]
+    memory = checks[f"{name}: memory"]
     assert list(memory) == ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
     assert all(each["weights"] == held for each in memory.values())
     assert all(0 < each["optimizer"] <= 16 for each in memory.values())
-    assert checks[f"model parallel, {name}: batch"] == groups
+    assert checks[f"{name}: batch"] == groups
 
 
 @jax_only
-def test_describe(found_on_devices):
-    text = found_on_devices["checks"]["model parallel: describe"]
+def test_describe(found_with_split_weights):
+    text = found_with_split_weights["describe"]
     assert "weights in 2 parts\nWeights: 3,052 bytes, of which a device has 1,580" in text
     assert "/attention_output/kernel (4, 2, 8): split along axis 0" in text
     assert "/gamma (8,): whole" in text

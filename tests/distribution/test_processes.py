@@ -129,6 +129,7 @@ def test_describe(found):
 REFUSED = {
     "other batch size": "ValueError: Every .* chief's batch size: 20. Received: 22 in process 1",
     "other data": r"ValueError: Every .* shapes of x: .*46, 6.* Received: .*45, 6.* in process 1",
+    "shuffled apart": r"ValueError: Every .* last sample of x: \d+. Received: \d+ in process 1",
     "other method": "ValueError: Every .* chief's method: fit. Received: evaluate in process 1",
     "small batch": "ValueError: A batch is shared by 2 devices.* Received: batch_size=1",
     "other devices": "ValueError: There are 1 devices to train on.* Received: devices=3",
@@ -142,7 +143,7 @@ REFUSED |= {
         "jit_compile": "ValueError: torch.compile cannot .* Received: jit_compile=True",
         "steps_per_execution": "ValueError: `steps_per_execution` must be 1 with the PyTorch",
         "split already": "ValueError: The step splits each batch by itself.* Received: sampler=",
-        "shuffled apart": r"ValueError: The processes got different.* batches of \[20, 20\] ",
+        "dataset shuffled apart": r"ValueError: The processes got different.*of \[20, 20\] ",
         "one row": r"ValueError: .* each output of the model must have a row.*shape \(1, 3\) for ",
         "own optimizer": "RuntimeError: `Untracked.train_step` changes weights, but not by .*Rec",
     },
