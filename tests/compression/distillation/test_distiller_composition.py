@@ -182,4 +182,5 @@ def test_two_replicas_equal_one_device(mirrored, tmp_path, kind):
         found, mirrored_logs = train()
     assert_same(found, expected, rtol=1e-4, atol=1e-6)
     for key, values in logs.items():
-        np.testing.assert_allclose(mirrored_logs[key], values, rtol=1e-4, err_msg=key)
+        # A divergence of nearly equal outputs is what is left of sums near 1, which are rounded.
+        np.testing.assert_allclose(mirrored_logs[key], values, rtol=1e-4, atol=1e-6, err_msg=key)
