@@ -10,7 +10,7 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "tutorials" / "09_distribution.py"
 
 
 # In a process of its own, as devices must be made before anything else runs.
-@pytest.mark.backends("tensorflow")
+@pytest.mark.backends("tensorflow", "jax")
 def test_every_variant_ends_as_one_device(tmp_path):
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "tfds")}
     command = [sys.executable, str(SCRIPT), "--epochs", "1", "--output", str(tmp_path)]
