@@ -5,9 +5,12 @@ import re
 
 import keras
 import numpy as np
+import pytest
 
 import keras_optkit
 
+# All that it shows has tests of its own on JAX, which takes two minutes to compile it.
+pytestmark = pytest.mark.backends("tensorflow", "torch")
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
