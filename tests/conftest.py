@@ -54,7 +54,7 @@ def _free_graphs():
     """Lets go of the graphs of a module's tests.
 
     TensorFlow registers every custom gradient for as long as the process lives, and with it the
-    graph that it stands in: after some hundred tests each new graph took ten times as long.
+    graph that it stands in, so that a process of many tests grows and becomes slower.
     """
     yield
     if BACKEND == "tensorflow":

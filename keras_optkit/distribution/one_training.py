@@ -117,7 +117,7 @@ def _checksum(arrays: list[Any]) -> int:
             for end in (part[:1], part[-1:]):
                 is_tensor = keras.ops.is_tensor(end)
                 end = keras.ops.convert_to_numpy(end) if is_tensor else np.asarray(end)
-                # Objects, such as texts, are told apart by where they lie.
+                # The bytes of objects, such as texts, are where these lie in this process.
                 content = repr(end.tolist()).encode() if end.dtype.hasobject else end.tobytes()
                 total = zlib.crc32(content, total)
     return total
