@@ -21,6 +21,9 @@ import keras
 # Where the workers of a launch say that they have come to `multi_worker`.
 _ARRIVALS = "KERAS_OPTKIT_ARRIVALS"
 _BACKENDS = ("tensorflow", "jax", "torch")
+# Seconds that the others have to notice that one has failed, and to say so, before SIGTERM comes:
+# the signal could end them in the middle of their message.
+_TO_NOTICE = 5.0
 
 
 def launch(
@@ -34,7 +37,7 @@ def launch(
 
     Each gets the environment from which `auto()` and `multi_worker()` know the others, a share of
     the CPU's threads, and its number before each line that it writes. Where one fails, the others
-    are ended.
+    have five seconds to notice it and end by themselves, and are then ended.
 
     Args:
         command: The script and its arguments.
@@ -253,6 +256,7 @@ def _watch(crew: list[_Worker], folder: pathlib.Path, startup_timeout: float) ->
             index, code = failed[0], codes[failed[0]]
             rest = "; the others are ended" if running else ""
             _say(f"Worker {index} {_how(code)}{rest}.")
+            _wait_for(crew, _TO_NOTICE)
             return code if code > 0 else 128 - code
         if not running:
             return 0
@@ -291,9 +295,7 @@ def _end(crew: list[_Worker], grace: float) -> None:
     for worker in crew:
         if worker.code is None:
             worker.signal(signal.SIGTERM)
-    limit = time.monotonic() + grace
-    while time.monotonic() < limit and any(worker.code is None for worker in crew):
-        time.sleep(0.05)
+    _wait_for(crew, grace)
     stubborn = [worker for worker in crew if worker.code is None]
     if stubborn:
         _say(
@@ -303,6 +305,13 @@ def _end(crew: list[_Worker], grace: float) -> None:
     for worker in crew:
         # Also what a worker that has ended left behind.
         worker.signal(signal.SIGKILL)
+
+
+def _wait_for(crew: list[_Worker], seconds: float) -> None:
+    """Waits until all have ended, but no longer than some time."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and any(worker.code is None for worker in crew):
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,11 @@ class MaskVariables:
         kernels: list[keras.Variable],
         scope: FitScope,
     ):
-        # A compiled step needs one byte a weight. Eager torch runs `where` twenty times slower
-        # than a bitwise `and`, for which a mask has the kernel's width: all ones, or all zeros.
-        self._words = keras.backend.backend() == "torch"
+        # XLA makes one pass of the update and the mask, for which a byte a weight is enough. What
+        # runs operation by operation is faster with a bitwise `and` than with `where` (on torch
+        # twenty times), for which a mask has the kernel's width: all ones, or all zeros.
+        backend = keras.backend.backend()
+        self._words = backend == "torch" or (backend == "tensorflow" and not model.jit_compile)
         self._kernels = kernels
         self._averages = [moving_average(optimizer, kernel) for kernel in kernels]
         self._variables = [
@@ -39,7 +41,7 @@ class MaskVariables:
                 model,
                 optimizer,
                 [kernel.shape],
-                dtype=_word(kernel) if self._words else "bool",
+                dtype=f"int{_bits(kernel)}" if self._words else "bool",
                 initializer="zeros" if self._words else "ones",
                 name="pruning_mask",
                 scope=scope,
@@ -57,9 +59,11 @@ class MaskVariables:
 
     def assign(self, index: int, mask: Any) -> None:
         """Sets the mask of a kernel from a boolean tensor."""
-        variable = self._variables[index]
+        self._variables[index].assign(self._word(index, mask) if self._words else mask)
+
+    def _word(self, index: int, mask: Any) -> Any:
         # A word of ones is -1.
-        variable.assign(-ops.cast(mask, variable.dtype) if self._words else mask)
+        return -ops.cast(mask, self._variables[index].dtype)
 
     def apply(self) -> None:
         """Makes the weights that are masked, and their moving averages, exact zeros."""
@@ -69,7 +73,7 @@ class MaskVariables:
         for i in indices:
             for variable in self._held(i):
                 if self._words:
-                    _and(variable.value, self._variables[i].value)
+                    _and(variable, self._variables[i])
                 else:
                     variable.assign(_masked(ops.convert_to_tensor(variable), self[i]))
 
@@ -86,10 +90,7 @@ class MaskVariables:
             choose: A function from the list of the kernels' weights to that of their masks.
         """
         if self._words:
-            if due:
-                masks = choose([self._kernels[i].value for i in indices])
-                for i, mask in zip(indices, masks, strict=True):
-                    self.assign(i, mask)
+            self._refresh_words(indices, due, choose)
             self._apply(indices)
             return
         # The averages stand behind the kernels.
@@ -115,6 +116,24 @@ class MaskVariables:
         for (_, variable), value in zip(held, weights, strict=True):
             variable.assign(value)
 
+    def _refresh_words(self, indices: Sequence[int], due: Any, choose: Callable) -> None:
+        def chosen():
+            masks = choose([ops.convert_to_tensor(self._kernels[i]) for i in indices])
+            return [self._word(i, mask) for i, mask in zip(indices, masks, strict=True)]
+
+        def kept():
+            return [ops.convert_to_tensor(self._variables[i]) for i in indices]
+
+        if keras.backend.backend() == "torch":
+            if not due:
+                return
+            words = chosen()
+        else:
+            # Replicas must not assign in a conditional; what is assigned here is not copied.
+            words = ops.cond(due, chosen, kept)
+        for i, word in zip(indices, words, strict=True):
+            self._variables[i].assign(word)
+
     def _held(self, index: int) -> list[keras.Variable]:
         pair = (self._kernels[index], self._averages[index])
         return [variable for variable in pair if variable is not None]
@@ -129,9 +148,17 @@ def _masked(weights: Any, mask: Any) -> Any:
     return ops.where(mask, weights, ops.zeros_like(weights))
 
 
-def _word(kernel: keras.Variable) -> str:
-    return f"int{8 * kernel.value.element_size()}"
+def _bits(kernel: keras.Variable) -> int:
+    return 8 * np.dtype(keras.backend.standardize_dtype(kernel.dtype)).itemsize
 
 
-def _and(weights: Any, mask: Any) -> None:
-    weights.detach().view(mask.dtype).bitwise_and_(mask)
+def _and(weights: keras.Variable, words: keras.Variable) -> None:
+    """Lays a mask over weights."""
+    if keras.backend.backend() == "torch":
+        weights.value.detach().view(words.value.dtype).bitwise_and_(words.value)
+        return
+    import tensorflow as tf
+
+    weights, words = weights.value, ops.convert_to_tensor(words)
+    kept = tf.bitwise.bitwise_and(tf.bitcast(weights, words.dtype), words)
+    weights.assign(tf.bitcast(kept, weights.dtype))
