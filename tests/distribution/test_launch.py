@@ -16,6 +16,11 @@ PRELUDE = "import os, sys, time, json\nME = json.loads(os.environ['TF_CONFIG'])[
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(100)\n"
 
 
+@pytest.fixture(autouse=True)
+def _notice_at_once(monkeypatch):
+    monkeypatch.setattr(sys.modules[launch.__module__], "_TO_NOTICE", 0.5)
+
+
 @pytest.fixture
 def script(tmp_path):
     def write(first, second, arrive=True):

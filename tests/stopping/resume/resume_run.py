@@ -237,7 +237,9 @@ def forks():
     # Many small processes beside each other: one thread each.
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # By names that are found from any folder: Python 3.11 tells the server no path of this module.
+    parts = ("stopping.resume.resume", "callbacks", "pruning", "schedules")
+    context.set_forkserver_preload(["keras", *(f"keras_optkit.{part}" for part in parts)])
     return context
 
 
