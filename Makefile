@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-backends lint format wheel smoke clean
+.PHONY: quickstart test test-slow test-backends lint format wheel smoke clean
 
 # pip is called through the interpreter so that a moved checkout still works.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -21,7 +21,11 @@ quickstart: $(VENV)/.base
 	$(BIN)/python tutorials/quickstart.py
 
 test: $(VENV)/.base
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(JOBS) --dist loadscope -m "not slow"
+
+# Whole scripts, whole networks, and what starts processes of its own.
+test-slow: $(VENV)/.base
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(JOBS) --dist loadscope -m slow
 
 test-backends: $(VENV)/.backends
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadscope

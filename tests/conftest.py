@@ -23,6 +23,29 @@ import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
+# Whole scripts, whole networks, and what starts processes of its own; `make test-slow` runs it.
+SLOW = (
+    "tests/compression/tfmot/test_modules.py",
+    "tests/compression/tfmot/test_quantization.py::test_the_blocks_of_mobile_net_v2",
+    "tests/compression/tfmot/test_to_tf_keras.py::test_applications",
+    "tests/compression/structured/test_prune_channels.py::test_a_network_of_the_field",
+    "tests/data/test_datasets.py::test_trap_what_an_import_and_the_first_use_do",
+    "tests/data/test_digits.py::test_two_processes_prepare_it_at_once",
+    "tests/distribution/test_data_parallel.py",
+    "tests/distribution/test_launch.py",
+    "tests/distribution/test_processes.py",
+    "tests/normalization/test_sync_batch_normalization.py::test_equal_to_one_device",
+    "tests/schedules/test_range_test.py::test_plot_leaves_matplotlib_alone",
+    "tests/stopping/resume/test_resume.py::test_killed",
+    "tests/test_foreign_scripts.py::test_a_search",
+    "tests/test_package.py",
+    "tests/test_readme.py",
+    "tests/test_settings.py::test_a_killed_and_resumed_run_equals_a_whole_one",
+    "tests/tuning/test_chief_and_workers.py",
+    "tests/tuning/test_tuner.py::test_killed_at_any_moment_a_search_loses_nothing",
+    "tests/tuning/test_workers.py",
+    "tests/tutorials/",
+)
 
 if BACKEND == "tensorflow":
     # Two logical devices on one CPU, so that distribution can be tested anywhere.
@@ -36,10 +59,13 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "backends(*names): the test runs on these Keras backends only"
     )
+    config.addinivalue_line("markers", "slow: `make test` leaves it to `make test-slow`")
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         marker = item.get_closest_marker("backends")
         if marker and BACKEND not in marker.args:
             reason = f"needs the {' or '.join(marker.args)} backend"
