@@ -13,8 +13,6 @@ if os.environ["KERAS_BACKEND"] == "jax":
     root = pathlib.Path(__file__).parents[1] / ".pytest_cache"
     folder = root / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-    # Steps that run a few times are not worth optimizing.
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
