@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,6 @@ class TorchExchange:
         self.group = group
         self.count, self.index = group.count, group.index
         self.failure: Exception | None = None
-        self._pending: Callable[[], None] | None = None
         kind, _, number = device.partition(":")
         if kind == "gpu":
             torch.cuda.set_device(int(number))
@@ -88,47 +87,14 @@ class TorchExchange:
 
     def tell(self, numbers: Sequence[int]) -> list[list[int]]:
         """Returns a few integers of each process."""
-        found = []
-        self.tell_before_next(numbers, found.extend)
-        self.settle()
-        return found
-
-    def tell_before_next(
-        self, numbers: Sequence[int], check: Callable[[list[list[int]]], None]
-    ) -> None:
-        """Tells a few integers, and looks at those of the others before the next exchange.
-
-        Until then this process computes, and waits for none.
-
-        Args:
-            numbers: Sequence of integers, as many in each process.
-            check: A function of the integers of each process, which may raise.
-        """
         own = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         every = [torch.empty_like(own) for _ in range(self.count)]
         with self._told():
-            work = dist.all_gather(every, own, group=self._small, async_op=True)
-
-        def look():
-            with self._told():
-                work.wait()
-            check([row.tolist() for row in every])
-
-        self._pending = look
-
-    def settle(self) -> None:
-        """Looks at what the others told, if that has not happened yet."""
-        look, self._pending = self._pending, None
-        if look is not None:
-            look()
-
-    def forget(self) -> None:
-        """Leaves aside what the others told, as after an error."""
-        self._pending = None
+            dist.all_gather(every, own, group=self._small)
+        return [row.tolist() for row in every]
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        self.settle()
         try:
             yield
         except RuntimeError as error:

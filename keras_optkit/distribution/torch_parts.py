@@ -69,15 +69,13 @@ class SharedSteps:
         """Stands in for a step, which it tells the other processes about."""
         first = not self._steps
         self._steps += 1
+        self._look_at_others(data, first)
         self.exchange.failure = None
-        self._tell_others(data, first)
         self._running, self._split, self._averaged = True, False, False
         versions = [v._value._version for v in self.model.trainable_variables]
         try:
             outputs = own(data)
-            self.exchange.settle()
         except Exception:
-            self.exchange.forget()
             # Keras wraps it into how the model was called.
             if self.exchange.failure is not None:
                 raise self.exchange.failure from None
@@ -102,22 +100,16 @@ class SharedSteps:
             )
         return outputs
 
-    def _tell_others(self, data: Any, first: bool) -> None:
-        """Tells of a batch; what the others tell is looked at before anything else is exchanged."""
-        step = self._steps
-
-        def check(told: list[list[int]]) -> None:
-            if len({tuple(numbers) for numbers in told}) == 1:
-                return
-            self.exchange.failure = ValueError(
+    def _look_at_others(self, data: Any, first: bool) -> None:
+        """Learns what the processes tell of a batch before any of them computes."""
+        told = self.exchange.tell([_size(data), _checksum(data, first)])
+        if len({tuple(numbers) for numbers in told}) > 1:
+            raise ValueError(
                 "The processes got different batches. All must pass the same data in the same "
                 "order: shuffle a tf.data pipeline with a seed, and leave it whole, as each "
                 f"process takes its part in the step. Received: batches of "
-                f"{[size for size, _ in told]} samples in step {step}"
+                f"{[size for size, _ in told]} samples in step {self._steps}"
             )
-            raise self.exchange.failure
-
-        self.exchange.tell_before_next([_size(data), _checksum(data, first)], check)
 
     def _call(self, model: keras.Model, own: Callable, *args, **kwargs) -> Any:
         """Stands in for the call of a model: for a part of the samples, in a step."""

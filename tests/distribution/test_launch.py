@@ -57,6 +57,16 @@ def test_a_worker_that_fails_ends_the_others(script, capfd):
     assert "Worker 1 ended with exit code 7; the others are ended.\n" in capfd.readouterr().err
 
 
+def test_the_others_have_time_to_say_what_they_noticed(script, capfd, monkeypatch):
+    monkeypatch.setattr(sys.modules[launch.__module__], "_TO_NOTICE", 20)
+    path = script("time.sleep(1)\nprint('noticed', file=sys.stderr)\nsys.exit(5)", "sys.exit(3)")
+    code, seconds = run([path])
+    assert code == 3
+    assert "[0] noticed" in capfd.readouterr().err
+    # And no more than they need.
+    assert seconds < 15
+
+
 def test_a_worker_that_is_killed_ends_even_those_that_will_not(script, capfd):
     path = script(STUBBORN, "time.sleep(0.5)\nos.kill(os.getpid(), 9)")
     code, seconds = run([path])
